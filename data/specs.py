@@ -1,0 +1,67 @@
+"""Data specs: one line of text that names labelled frames. NumPy and OpenCV only.
+
+camvid:DIR    DIR/images/*.jpg|png, DIR/labels/*.png of the same name, index 11 ignored
+folder:DIR    the same layout with the user's own DIR/classes.json
+scenes:       procedural street scenes, options such as scenes:frames=200,seed=3,size=360x480
+A + B         both, one after the other, if their classes are the same
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Dict, Optional
+
+from gradseg.data.base import Concat, Dataset, spread
+from gradseg.data.folders import camvid, folder_with_classes
+from gradseg.data.scenes import ScenesData
+from gradseg.models.errors import GradsegError
+from gradseg.models.spec import parse_size
+
+SCHEMES = ("camvid", "folder", "scenes")
+GRAMMAR = "camvid:DIR, folder:DIR, scenes:[frames=N,seed=S,size=HxW], or several joined by +"
+
+
+def open_data(text: str, limit: Optional[int] = None) -> Dataset:
+    """Opens a data spec; `limit` keeps that many frames, evenly spread. Raises GradsegError for a spec it cannot open."""
+    parts = re.split(r"\+(?=(?:camvid|folder|scenes):)", text)
+    opened = [_open_one(part.strip()) for part in parts]
+    data = opened[0] if len(opened) == 1 else Concat(opened)
+    return spread(data, limit) if limit is not None else data
+
+
+def _open_one(text: str) -> Dataset:
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in SCHEMES:
+        raise GradsegError(f"data spec {text!r}: expected {GRAMMAR}")
+    if scheme == "scenes":
+        return scenes_from_options(rest)
+    folder = Path(rest)
+    if not rest or not folder.is_dir():
+        raise GradsegError(f"data spec {text!r}: no such folder {rest!r}")
+    return camvid(folder) if scheme == "camvid" else folder_with_classes(folder)
+
+
+def scenes_from_options(text: str) -> ScenesData:
+    """'frames=200,seed=3,size=360x480' → still frames; every option has a default. GradsegError for an unknown one."""
+    options = parse_options(text, ("frames", "seed", "size"), "scenes:")
+    size_hw = parse_size(options.get("size", "360x480"))
+    return ScenesData(_number(options, "frames", 200), size_hw, _number(options, "seed", 0))
+
+
+def parse_options(text: str, known: tuple[str, ...], where: str) -> Dict[str, str]:
+    """'a=1,b=2' → {'a': '1', 'b': '2'}; raises GradsegError for an option that is not in `known`."""
+    options: Dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or key not in known:
+            raise GradsegError(f"{where}{text}: unknown option {part!r}; known: {', '.join(k + '=…' for k in known)}")
+        options[key] = value
+    return options
+
+
+def _number(options: Dict[str, str], key: str, default: int) -> int:
+    value = options.get(key, str(default))
+    if not value.isdigit() or (key == "frames" and int(value) < 1):
+        raise GradsegError(f"scenes: {key}={value}: expected a whole number{' above 0' if key == 'frames' else ''}")
+    return int(value)
