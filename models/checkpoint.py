@@ -37,13 +37,13 @@ class Checkpoint:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def gradual_network(spec: ModelSpec, predictor: bool = False) -> SegNetwork:
+def gradual_network(spec: ModelSpec, predictor: bool = False, dropout_scale: float = 1.0) -> SegNetwork:
     """The spec's network with dense encoder 1x1 convolutions that are gradually grouped, alpha 1.
 
     With `spec.groups` 1 there is nothing to group and the plain network is returned.
     """
     dense = dataclasses.replace(spec, groups=1)
-    network = SegNetwork(dense, predictor)
+    network = SegNetwork(dense, predictor, dropout_scale)
     if spec.groups > 1:
         if spec.shuffle:
             _add_shuffle(network, spec.groups)

@@ -115,12 +115,13 @@ class LightUpsampler(nn.Module):
 class Encoder(nn.Module):
     """(N, 3, H, W) → (N, 128, H/8, W/8). `output_conv` is the 1/8-resolution predictor of phase 1, or None."""
 
-    def __init__(self, spec: ModelSpec, predictor: bool) -> None:
+    def __init__(self, spec: ModelSpec, predictor: bool, dropout_scale: float) -> None:
         super().__init__()
         pool_concat = spec.downsampler == "pool-concat"
         dense = {"dense": (5, 8), "selective": (3, 4), "all": (0, 0)}[spec.blocks]
 
         def block(index: int, first_module: int, channels: int, dropout: float, dilation: int) -> nn.Module:
+            dropout *= dropout_scale
             if index < first_module:
                 return NonBottleneck1d(channels, dropout, dilation)
             return ConvModule(channels, spec.groups, spec.shuffle, dropout, dilation)
@@ -163,12 +164,16 @@ class Decoder(nn.Module):
 
 
 class SegNetwork(nn.Module):
-    """Normalised float images (N, 3, H, W) in the spec's colour order → float logits (N, classes, H, W)."""
+    """Normalised float images (N, 3, H, W) in the spec's colour order → float logits (N, classes, H, W).
 
-    def __init__(self, spec: ModelSpec, predictor: bool = False) -> None:
+    predictor: whether the encoder keeps its 1/8-resolution predictor. dropout_scale: factor on ERFNet's dropout rates
+    (0.03 in the 64-channel blocks, 0.3 in the 128-channel ones); matters in training only.
+    """
+
+    def __init__(self, spec: ModelSpec, predictor: bool = False, dropout_scale: float = 1.0) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = Encoder(spec, predictor)
+        self.encoder = Encoder(spec, predictor, dropout_scale)
         self.decoder = Decoder(spec)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""mIoU, IoU per class and pixel accuracy of an engine on labelled frames, at each frame's full resolution.
+
+`python benchmarks/accuracy.py --engine E --data SPEC [--against E2] [--json F]`. All figures are fractions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any, Iterable, Optional, Sequence
+
+import numpy as np
+
+from gradseg.data.base import Dataset
+from gradseg.data.specs import GRAMMAR, open_data
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import write_json
+from gradseg.runtime.conditions import conditions
+from gradseg.runtime.engine import Engine, open_engine
+from gradseg.runtime.metrics import Confusion
+from gradseg.runtime.preprocess import Preprocessor, resize_labels
+
+
+def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, shown: bool = False) -> dict[str, Any]:
+    """The result of one engine on `data`: miou, per_class, pixel_accuracy, frames, and with `against` agreement (the
+    share of all pixels, ignored ones too, on which both engines give the same label) and its own miou.
+
+    Raises GradsegError if the classes of engine and data differ.
+    """
+    check_classes(engine, data)
+    preprocess = Preprocessor(engine.spec.input_hw)
+    second = Preprocessor(against.spec.input_hw) if against else None
+    confusion, other = Confusion(engine.spec.num_classes), Confusion(engine.spec.num_classes)
+    same = pixels = 0
+    for index in tracked(range(len(data)), shown):
+        sample = data[index]
+        labels = resize_labels(engine.infer(preprocess(sample.image))[0], sample.label.shape[:2])
+        confusion.update(labels, sample.label)
+        if against is not None and second is not None:
+            theirs = resize_labels(against.infer(second(sample.image))[0], sample.label.shape[:2])
+            other.update(theirs, sample.label)
+            same += int(np.count_nonzero(labels == theirs))
+            pixels += labels.size
+    result: dict[str, Any] = {
+        "miou": confusion.miou(),
+        "per_class": {n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist(), strict=True)},
+        "pixel_accuracy": confusion.pixel_accuracy(),
+        "frames": len(data),
+    }
+    if against is not None:
+        result["against"] = {"engine": against.name, "miou": other.miou(), "agreement": same / pixels}
+    return result
+
+
+def check_classes(engine: Engine, data: Dataset) -> None:
+    """Raises GradsegError unless the engine's classes are the data's, in order."""
+    if tuple(engine.spec.classes) != tuple(data.classes):
+        raise GradsegError(
+            f"{engine.name}: its classes {list(engine.spec.classes)} are not the data's {list(data.classes)}; "
+            "measure it on data with the classes it was trained on"
+        )
+
+
+def tracked(items: Iterable[int], shown: bool) -> Iterable[int]:
+    """`items` behind a progress bar on stderr."""
+    if not shown:
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(list(items), description="frames", console=Console(stderr=True), transient=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", required=True, help="engine file: .onnx, .pth, .plan")
+    parser.add_argument("--data", required=True, help=GRAMMAR)
+    parser.add_argument("--against", help="a second engine to compare labels with")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--limit", type=int, help="use at most this many frames")
+    parser.add_argument("--threads", type=int, help="CPU threads of the engines")
+    arguments = parser.parse_args(argv)
+    data = open_data(arguments.data, arguments.limit)
+    engine = open_engine(arguments.engine, arguments.threads)
+    against = open_engine(arguments.against, arguments.threads) if arguments.against else None
+    result = measure(engine, data, against, shown=True)
+    for name, value in result["per_class"].items():
+        print(f"{name:<16}{'absent' if value is None else f'{value:.4f}'}")
+    print(f"{'mIoU':<16}{result['miou']:.4f}\n{'pixel accuracy':<16}{result['pixel_accuracy']:.4f}")
+    if against is not None:
+        print(f"against {against.name}: mIoU {result['against']['miou']:.4f}, agreement {result['against']['agreement']:.6f}")
+    if arguments.json:
+        known = conditions(threads=arguments.threads, data=arguments.data, backend=engine.backend, precision=engine.precision)
+        write_json(arguments.json, {"engine": engine.name, **result, "conditions": known})
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,109 @@
+"""Latency of engines on this device, measured in one run and in turn, so that drift of the clocks cancels.
+
+`python benchmarks/latency.py --engine E... [--json F]`. A frame at frame size goes through the runtime's preprocessing,
+the engine and the label upsampling; every stage is timed, nothing is left out and no slow sample is dropped.
+Needs NumPy, OpenCV and one engine (Python 3.8 or newer).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from gradseg.data.scenes import SceneVideo
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import write_json
+from gradseg.models.spec import parse_size
+from gradseg.runtime.conditions import conditions
+from gradseg.runtime.engine import Engine, open_engine
+from gradseg.runtime.preprocess import Preprocessor, resize_labels
+
+STAGES = ("preprocess", "infer", "postprocess")
+FRAMES = 8  # different frames in turn: a constant input would flatter caches
+
+
+class Timed:
+    """One engine with its buffers and the nanoseconds measured so far, (samples, stages)."""
+
+    def __init__(self, engine: Engine, frame_hw: Sequence[int]) -> None:
+        self.engine = engine
+        self.preprocess = Preprocessor(engine.spec.input_hw)
+        self.labels: np.ndarray[Any, Any] = np.empty((int(frame_hw[0]), int(frame_hw[1])), np.uint8)
+        self.samples: List[Sequence[int]] = []
+
+    def step(self, frame: np.ndarray[Any, Any], keep: bool) -> None:
+        """Runs one frame, uint8 BGR (H, W, 3); keeps its stage times if asked."""
+        clock = time.perf_counter_ns
+        begin = clock()
+        batch = self.preprocess(frame)
+        prepared = clock()
+        labels = self.engine.infer(batch)
+        inferred = clock()
+        resize_labels(labels[0], self.labels.shape, self.labels)
+        done = clock()
+        if keep:
+            self.samples.append((prepared - begin, inferred - prepared, done - inferred))
+
+    def row(self) -> Dict[str, Any]:
+        """Percentiles in milliseconds over the whole samples, and the frame rate of their mean."""
+        stages = np.asarray(self.samples, np.float64) / 1e6
+        total = stages.sum(axis=1)
+        p50, p90, p99 = (float(v) for v in np.percentile(total, (50, 90, 99)))
+        return {
+            "engine": self.engine.name,
+            "backend": self.engine.backend,
+            "device": self.engine.device,
+            "precision": self.engine.precision,
+            "input_hw": list(self.engine.spec.input_hw),
+            "p50_ms": p50,
+            "p90_ms": p90,
+            "p99_ms": p99,
+            "mean_ms": float(total.mean()),
+            "max_ms": float(total.max()),
+            "fps": 1000.0 / float(total.mean()),
+            "stages_p50_ms": {name: float(v) for name, v in zip(STAGES, np.percentile(stages, 50, axis=0))},
+            "samples": len(total),
+        }
+
+
+def measure(engines: Sequence[Engine], frame_hw: Sequence[int], warmup: int, samples: int) -> List[Dict[str, Any]]:
+    """A row per engine; the engines take turns frame by frame."""
+    video = SceneVideo((int(frame_hw[0]), int(frame_hw[1])), 1)
+    frames = [video.frame(5 * i).image for i in range(FRAMES)]
+    timed = [Timed(engine, frame_hw) for engine in engines]
+    for index in range(warmup + samples):
+        for each in timed:
+            each.step(frames[index % FRAMES], index >= warmup)
+    return [each.row() for each in timed]
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", required=True, nargs="+", help="engine files: .onnx, .pth, .plan")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--frame-size", help="frame HxW (default: the first engine's input size)")
+    parser.add_argument("--warmup", type=int, default=10, help="untimed frames")
+    parser.add_argument("--samples", type=int, default=100, help="timed frames per engine")
+    parser.add_argument("--threads", type=int, help="CPU threads of the engines")
+    arguments = parser.parse_args(argv)
+    if arguments.samples < 1 or arguments.warmup < 0:
+        raise GradsegError("--samples must be at least 1 and --warmup at least 0")
+    engines = [open_engine(path, arguments.threads) for path in arguments.engine]
+    frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].spec.input_hw
+    rows = measure(engines, frame_hw, arguments.warmup, arguments.samples)
+    print(f"{'engine':<32}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'FPS':>8}")
+    for row in rows:
+        name = Path(row["engine"]).name
+        print(f"{name:<32}{row['precision']:>10}{row['p50_ms']:>9.2f}{row['p90_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['fps']:>8.1f}")
+    if arguments.json:
+        known = conditions(threads=arguments.threads, warmup=arguments.warmup, frame_hw=list(frame_hw))
+        write_json(arguments.json, {"engines": rows, "conditions": known})
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,165 @@
+"""Trains a network of the family: `python train/fit.py dg2-star-light --data camvid:DIR --out runs/dg2`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import torch
+
+from gradseg.data.base import Dataset, Sample, Subset, spread
+from gradseg.data.specs import GRAMMAR, open_data
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import write_json
+from gradseg.models.spec import ARCHS, STRIDE, ModelSpec, parse_size, size_problem, spec_for
+from gradseg.runtime.preprocess import Preprocessor, resize_labels
+from gradseg.train.augment import PRESETS
+from gradseg.train.feed import Cached
+from gradseg.train.losses import WEIGHTINGS
+from gradseg.train.schedules import ALPHA_SCHEDULES
+from gradseg.train.settings import PRECISIONS, FitSettings
+from gradseg.train.trainer import FitResult, Trainer, make_fabric
+
+HOLD_OUT = 10  # without --val every tenth frame is held out
+
+
+class Resized(Dataset):
+    """Samples brought to the network's size as the runtime does it: frames bilinearly, labels by nearest neighbour."""
+
+    def __init__(self, base: Dataset, size_hw: tuple[int, int]) -> None:
+        self.base, self.size_hw = base, size_hw
+        self.classes, self.palette = base.classes, base.palette
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.base[index]
+        if sample.label.shape == self.size_hw:
+            return sample
+        image = Preprocessor(self.size_hw)(sample.image)[0]
+        return Sample(image, resize_labels(sample.label, self.size_hw), sample.name)
+
+
+def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optional[int] = None) -> FitResult:
+    """Trains `settings` into folder `out`: best.pth, last.pth, log.csv, curves.png, tensorboard/, settings.json.
+
+    Raises GradsegError for data, sizes or an output folder that do not fit. With `resume`, continues from `out`/last.pth.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    train, val = open_sets(settings)
+    settings = with_sizes(settings, train)
+    spec = spec_for(settings.arch, train.classes, train.palette, settings.size or (0, 0))
+    prepare_folder(out, resume)
+    fabric = make_fabric(settings.precision)
+    fabric.launch()
+    trainer = Trainer(settings, spec, Cached(Resized(train, spec.input_hw)), Cached(val), out, fabric)
+    if resume:
+        trainer.resume()
+    if fabric.is_global_zero:
+        write_json(out / "settings.json", settings.to_dict())
+    return trainer.run()
+
+
+def open_sets(settings: FitSettings) -> tuple[Dataset, Dataset]:
+    """Training and validation frames; without --val every tenth frame is held out."""
+    data = open_data(settings.data)
+    if settings.val is not None:
+        val = open_data(settings.val)
+        if val.classes != data.classes:
+            raise GradsegError(f"--val {settings.val}: its classes differ from those of --data {settings.data}")
+    else:
+        if len(data) < 2:
+            raise GradsegError(f"--data {settings.data}: one frame only; give --val, or at least two frames")
+        held = range(0, len(data), HOLD_OUT)
+        val = Subset(data, list(held))
+        data = Subset(data, [i for i in range(len(data)) if i % HOLD_OUT])
+    if settings.limit is not None:
+        data = spread(data, settings.limit)
+    if settings.val_limit is not None or settings.limit is not None:
+        val = spread(val, min(len(val), settings.val_limit or settings.limit or len(val)))
+    return data, val
+
+
+def with_sizes(settings: FitSettings, data: Dataset) -> FitSettings:
+    """Fills in size (the first frame's, rounded down to what fits) and crop (the size); raises if they do not fit."""
+    size = settings.size
+    if size is None:
+        height, width = data[0].label.shape
+        size = (max(STRIDE, height // STRIDE * STRIDE), max(STRIDE, width // STRIDE * STRIDE))
+    crop = settings.crop or size
+    for name, value in (("size", size), ("crop", crop)):
+        problem = size_problem(value)
+        if problem:
+            raise GradsegError(f"--{name}: {problem}")
+    return dataclasses.replace(settings, size=size, crop=crop)
+
+
+def prepare_folder(out: Path, resume: bool) -> None:
+    """Creates the output folder; refuses one that holds a run unless it is resumed, and the reverse."""
+    last = out / "last.pth"
+    if resume and not last.is_file():
+        raise GradsegError(f"--resume: no {last}; start without --resume")
+    if not resume and last.is_file() and int(os.environ.get("RANK", "0")) == 0:
+        raise GradsegError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GradsegError(f"--out {out}: {error.strerror or error}") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every default is `FitSettings`'."""
+    base = FitSettings(arch="", data="")
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("arch", metavar="ID", help=f"architecture: {', '.join(ARCHS)}")
+    made.add_argument("--data", default="scenes:", help=f"training frames: {GRAMMAR}")
+    made.add_argument("--val", help="validation frames, a data spec (default: every tenth frame is held out)")
+    made.add_argument("--out", required=True, type=Path, help="folder for checkpoints, logs and curves")
+    made.add_argument("--resume", action="store_true", help="continue the run in --out after a kill")
+    made.add_argument("--direct", action="store_true", help="ordinary training of the grouped network, one phase")
+    made.add_argument("--epochs", type=int, default=base.epochs, help="epochs of all phases together")
+    made.add_argument("--encoder-epochs", type=int, help="epochs of the encoder phase (default: 40 %%)")
+    made.add_argument("--decoder-epochs", type=int, help="epochs with the encoder held (default: 10 %%)")
+    made.add_argument("--batch", type=int, default=base.batch, help="frames per step and process")
+    made.add_argument("--size", type=parse_size, help="network input HxW (default: the first frame's size)")
+    made.add_argument("--crop", type=parse_size, help="training crop HxW (default: --size)")
+    made.add_argument("--augment", choices=tuple(PRESETS), default=base.augment, help="how much frames are varied")
+    made.add_argument("--class-weights", choices=WEIGHTINGS, default=base.class_weights, help="class weighting")
+    made.add_argument("--class-power", type=float, default=base.class_power, help="exponent on the class weights")
+    made.add_argument("--jaccard", type=float, default=base.jaccard, help="weight of the soft Jaccard loss")
+    made.add_argument("--lr", type=float, default=base.lr, help="peak learning rate (AdamW)")
+    made.add_argument("--weight-decay", type=float, default=base.weight_decay)
+    made.add_argument("--ema", type=float, default=base.ema, help="decay of the averaged weights, 0 for none")
+    made.add_argument("--dropout", type=float, default=base.dropout, help="factor on ERFNet's dropout rates")
+    made.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default=base.alpha_schedule)
+    made.add_argument("--alpha-until", type=float, default=base.alpha_until, help="share of the encoder phase until alpha is 0")
+    made.add_argument("--precision", choices=PRECISIONS, default=base.precision, help="mixed precision")
+    made.add_argument("--seed", type=int, default=base.seed)
+    made.add_argument("--limit", type=int, help="use at most this many frames")
+    made.add_argument("--val-limit", type=int, help="validate on at most this many frames")
+    made.add_argument("--val-every", type=int, default=base.val_every, help="validate every so many epochs")
+    made.add_argument("--threads", type=int, help="CPU threads of this process")
+    return made
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    try:
+        values: dict[str, Any] = vars(parser().parse_args(argv))
+    except argparse.ArgumentTypeError as error:  # pragma: no cover - argparse reports it itself
+        raise GradsegError(str(error)) from error
+    out, resume, threads = values.pop("out"), values.pop("resume"), values.pop("threads")
+    if values["val"] is None and not resume and int(os.environ.get("RANK", "0")) == 0:
+        print(f"no --val: every {HOLD_OUT}th frame of --data is held out for validation", flush=True)
+    result = fit(FitSettings(**values), out, resume, threads)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{result.best}: finalised, best validation mIoU {result.miou:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,127 @@
+"""The network in each of the three phases, and the averaged weights that are evaluated and saved."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gradseg.models.checkpoint import gradual_network
+from gradseg.models.grouping import finalise
+from gradseg.models.network import Encoder, SegNetwork
+from gradseg.models.spec import ModelSpec
+
+
+class CoarseNetwork(nn.Module):
+    """Phase 1: the encoder with its own predictor, (N, 3, H, W) → logits (N, C, H/8, W/8)."""
+
+    def __init__(self, network: SegNetwork) -> None:
+        super().__init__()
+        assert network.encoder.output_conv is not None
+        self.encoder: Encoder = network.encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.encoder.output_conv is not None
+        return self.encoder.output_conv(self.encoder(x))  # type: ignore[no-any-return]
+
+
+class HeldEncoderNetwork(nn.Module):
+    """Phase 2: the decoder learns on the features of an encoder that is held still.
+
+    The paper gives the encoder a learning rate of 5e-20; here it gets none: evaluation mode, no gradients.
+    """
+
+    def __init__(self, network: SegNetwork) -> None:
+        super().__init__()
+        self.encoder, self.decoder = network.encoder, network.decoder
+
+    def train(self, mode: bool = True) -> HeldEncoderNetwork:
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.encoder(x)
+        return self.decoder(features)  # type: ignore[no-any-return]
+
+
+def first_network(spec: ModelSpec, direct: bool, has_encoder_phase: bool, dropout: float) -> SegNetwork:
+    """The network at the start of a run: dense and gradual, or already grouped for ordinary (`direct`) training."""
+    build = SegNetwork if direct else gradual_network
+    return build(spec, predictor=has_encoder_phase, dropout_scale=dropout)
+
+
+def leave_encoder_phase(network: SegNetwork) -> None:
+    """Turns the network into its final form: true grouped convolutions, no predictor. Raises if α is not 0."""
+    finalise(network)
+    network.encoder.output_conv = None
+
+
+def phase_module(network: SegNetwork, phase: str) -> nn.Module:
+    """The module that phase "encoder", "decoder" or "joint" trains; only what learns requires gradients."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    if phase == "encoder":
+        return CoarseNetwork(network)
+    if phase == "decoder":
+        network.encoder.requires_grad_(False)
+        return HeldEncoderNetwork(network)
+    return network
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for convolution weights only, not for biases, BatchNorm or depthwise filters of 9 weights."""
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.dim() == 4 and parameter.shape[1] > 1 else plain).append(parameter)
+    groups: list[dict[str, object]] = [{"params": plain, "weight_decay": 0.0}]
+    if decayed:
+        groups.append({"params": decayed, "weight_decay": weight_decay})
+    return groups
+
+
+class Average:
+    """Exponential moving average of a network's parameters and BatchNorm statistics (float tensors; others copied).
+
+    The decay rises with the number of updates, min(decay, (1 + n) / (10 + n)), so that a young average follows.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.decay else 0.0
+        for name, tensor in network.state_dict().items():
+            mine = self.state[name]
+            if tensor.is_floating_point() and not name.endswith(".alpha"):
+                mine.lerp_(tensor, 1 - decay)
+            else:
+                mine.copy_(tensor)
+
+
+class Swapped:
+    """Context in which `network` holds the average's weights; its own come back at the end."""
+
+    def __init__(self, network: nn.Module, average: Average) -> None:
+        self.network, self.average = network, average
+
+    def __enter__(self) -> nn.Module:
+        self.own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.state)
+        return self.network
+
+    def __exit__(self, *_: object) -> None:
+        self.network.load_state_dict(self.own)
+
+
+def named_tensors(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Detached CPU copies of a state dict, for saving."""
+    for name, tensor in state.items():
+        yield name, tensor.detach().cpu().clone()

@@ -1,0 +1,274 @@
+"""One training run: phases, epochs, validation, checkpoints, resume. Distribution and precision by Lightning Fabric."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from lightning_fabric import Fabric
+
+from gradseg.data.base import Dataset
+from gradseg.models.checkpoint import FORMAT, VERSION, check_state, read_raw, save_checkpoint
+from gradseg.models.errors import GradsegError
+from gradseg.models.files import atomic_path
+from gradseg.models.grouping import get_alpha, set_alpha
+from gradseg.models.network import SegNetwork
+from gradseg.models.spec import ModelSpec
+from gradseg.runtime.metrics import Confusion
+from gradseg.train.augment import PRESETS
+from gradseg.train.evaluate import evaluate
+from gradseg.train.feed import Feeder, epoch_order
+from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
+from gradseg.train.phases import (
+    Average,
+    Swapped,
+    first_network,
+    leave_encoder_phase,
+    named_tensors,
+    parameter_groups,
+    phase_module,
+)
+from gradseg.train.progress import Progress
+from gradseg.train.records import Records
+from gradseg.train.schedules import Phase, alpha_at, learning_rate
+from gradseg.train.settings import FitSettings
+
+MAX_GRADIENT_NORM = 5.0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """best, last: checkpoint paths. miou: the best validation mIoU of the full network (a fraction)."""
+
+    best: Path
+    last: Path
+    miou: float
+    epochs: int
+
+
+def make_fabric(precision: str) -> Fabric:
+    """One process, or as many as `torchrun` started (its environment says so), on GPUs if there are any."""
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if world == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    return Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp",
+        precision=precision,  # type: ignore[arg-type]
+    )
+
+
+class Trainer:
+    """Runs `settings` on `data`, validating on `val`; files go to `out`. Call `run()` once."""
+
+    def __init__(
+        self, settings: FitSettings, spec: ModelSpec, data: Dataset, val: Dataset, out: Path, fabric: Fabric
+    ) -> None:
+        self.settings, self.spec, self.data, self.val, self.out, self.fabric = settings, spec, data, val, out, fabric
+        self.phases = settings.phases()
+        torch.manual_seed(settings.seed)
+        has_encoder_phase = self.phases[0].name == "encoder"
+        self.network: SegNetwork = first_network(spec, settings.direct, has_encoder_phase, settings.dropout)
+        if not has_encoder_phase and get_alpha(self.network) is not None:
+            set_alpha(self.network, 0.0)  # nothing would ever lower it
+        self._to_device()
+        self.weights = class_weights(class_shares(data), settings.class_weights, settings.class_power)
+        self.weights = self.weights.to(fabric.device)
+        self.best, self.epoch, self.rows = float("-inf"), 0, list[dict[str, Any]]()
+        self.loaded: Optional[dict[str, Any]] = None
+
+    @property
+    def best_path(self) -> Path:
+        return self.out / "best.pth"
+
+    @property
+    def last_path(self) -> Path:
+        return self.out / "last.pth"
+
+    def _to_device(self) -> None:
+        self.network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def resume(self) -> None:
+        """Continues from `last.pth`; raises GradsegError if it is another run's or damaged."""
+        raw = read_raw(self.last_path)
+        stored = raw.get("resume")
+        if not isinstance(stored, dict) or raw.get("format") != FORMAT:
+            raise GradsegError(f"{self.last_path}: not the state of a training run; start afresh with another --out")
+        changed = self.settings.differences(stored["settings"])
+        if changed:
+            raise GradsegError(f"{self.last_path}: belongs to a run with other settings ({'; '.join(changed)})")
+        self.epoch, self.best, self.rows = int(stored["epoch"]), float(stored["best"]), list(stored["rows"])
+        if not raw["gradual"] and self.phases[0].name == "encoder":
+            if stored["phase"] != "encoder" and get_alpha(self.network) is not None:
+                set_alpha(self.network, 0.0)
+            if stored["phase"] != "encoder":
+                leave_encoder_phase(self.network)
+        check_state(self.network, stored["network"], self.last_path)
+        self.network.load_state_dict(stored["network"])
+        self._to_device()
+        self.loaded = stored
+
+    def run(self) -> FitResult:
+        """Trains to the end; returns where the checkpoints are. `last.pth` is complete after every epoch."""
+        records = Records(self.out, self.spec.classes, self.rows) if self.fabric.is_global_zero else None
+        with Progress(self.settings.epochs, self.epoch, self.fabric.is_global_zero) as progress:
+            for phase in self.phases:
+                if self.epoch < phase.end:
+                    self._run_phase(phase, records, progress)
+        if records is not None:
+            records.plot()
+            records.close()
+        self.fabric.barrier()
+        return FitResult(self.best_path, self.last_path, self.best, self.settings.epochs)
+
+    def _run_phase(self, phase: Phase, records: Optional[Records], progress: Progress) -> None:
+        if phase.name != "encoder" and (self.network.encoder.output_conv is not None or get_alpha(self.network) is not None):
+            leave_encoder_phase(self.network)
+            self._to_device()
+        module = phase_module(self.network, phase.name)
+        groups = parameter_groups(module, self.settings.weight_decay)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=self.settings.lr)
+        average = Average(self.network, self.settings.ema)
+        if self.loaded is not None and self.loaded["phase"] == phase.name:
+            optimizer.load_state_dict(self.loaded["optimizer"])
+            average.state = {k: v.to(self.fabric.device) for k, v in self.loaded["average"].items()}
+            average.updates = int(self.loaded["updates"])
+        elif self.loaded is not None:  # the epoch before was the last of another phase: its average goes on
+            self._adopt(self.loaded["average"])
+            average = Average(self.network, self.settings.ema)
+        self.loaded = None
+        wrapped, optimizer = self.fabric.setup(module, optimizer)
+        while self.epoch < phase.end:
+            started = time.perf_counter_ns()
+            loss, rate = self._train_epoch(phase, wrapped, optimizer, average, progress)
+            row = {"epoch": self.epoch, "phase": phase.name, "alpha": get_alpha(self.network) or 0.0, "lr": rate, "loss": loss}
+            row.update(self._validate(phase, average, progress))
+            row["seconds"] = (time.perf_counter_ns() - started) / 1e9
+            self.epoch += 1
+            self._save(phase, optimizer, average, row)
+            if records is not None:
+                records.add(row)
+                if self.epoch % 10 == 0:
+                    records.plot()
+            progress.epoch_done(row, self.best)
+        self.network.load_state_dict(average.state)
+        del wrapped, optimizer, module
+        gc.collect()  # a distributed wrapper's hooks go with it
+
+    def _adopt(self, state: dict[str, torch.Tensor]) -> None:
+        """Loads an encoder-phase average into the network, which may already be in its final form."""
+        expected = self.network.state_dict()
+        if all(name in state and state[name].shape == tensor.shape for name, tensor in expected.items()):
+            self.network.load_state_dict({name: state[name] for name in expected})
+            return
+        donor = first_network(self.spec, self.settings.direct, True, self.settings.dropout)
+        donor.load_state_dict(state)
+        leave_encoder_phase(donor)
+        self.network.load_state_dict(donor.state_dict())
+
+    def _train_epoch(
+        self, phase: Phase, module: Any, optimizer: Any, average: Average, progress: Progress
+    ) -> tuple[float, float]:
+        settings, fabric = self.settings, self.fabric
+        order = epoch_order(len(self.data), settings.seed, self.epoch, fabric.global_rank, fabric.world_size, settings.batch)
+        assert settings.crop is not None
+        feeder = Feeder(self.data, self.spec, settings.crop, PRESETS[settings.augment], settings.seed, self.epoch)
+        torch.manual_seed(settings.seed * 100_003 + self.epoch * 101 + fabric.global_rank)  # dropout: same when resumed
+        module.train()
+        total, rate = 0.0, settings.lr
+        steps_before, steps = (self.epoch - phase.start) * len(order), phase.epochs * len(order)
+        for step, (images, labels) in enumerate(progress.batches(feeder.batches(order), len(order))):
+            done = (steps_before + step) / steps
+            rate = learning_rate(done, settings.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            if phase.name == "encoder" and not settings.direct:
+                set_alpha(self.network, alpha_at(done, settings.alpha_schedule, settings.alpha_until))
+            loss = self._loss(phase, module(images.to(fabric.device)).float(), labels.to(fabric.device))
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            fabric.clip_gradients(module, optimizer, max_norm=MAX_GRADIENT_NORM, error_if_nonfinite=False)
+            optimizer.step()
+            average.update(self.network)
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise GradsegError(
+                    f"training diverged in epoch {self.epoch} (loss is not finite); lower --lr; "
+                    f"{self.last_path} holds the last good epoch"
+                )
+        if phase.name == "encoder" and self.epoch + 1 == phase.end and get_alpha(self.network):
+            set_alpha(self.network, 0.0)  # few, short epochs: the last step may lie before the schedule's end
+            average.state.update({k: v.clone() for k, v in self.network.state_dict().items() if k.endswith(".alpha")})
+        mean = torch.tensor(total / max(1, len(order)))
+        return float(fabric.all_reduce(mean, reduce_op="mean")), rate  # type: ignore[arg-type]
+
+    def _loss(self, phase: Phase, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if phase.name == "encoder":
+            return coarse_cross_entropy(logits, labels, self.weights)
+        loss = cross_entropy(logits, labels, self.weights)
+        if self.settings.jaccard:
+            loss = loss + self.settings.jaccard * soft_jaccard(logits, labels)
+        return loss
+
+    def _validate(self, phase: Phase, average: Average, progress: Progress) -> dict[str, float]:
+        """mIoU, pixel accuracy and IoU per class of the averaged weights; NaN in epochs that are not evaluated."""
+        due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == phase.end
+        if not due:
+            return {"miou": math.nan, "pixel_accuracy": math.nan}
+        fabric = self.fabric
+        with Swapped(self.network, average) as network:
+            network.eval()
+            logits_of = self.network.predict_coarse if phase.name == "encoder" else self.network
+            mine = range(fabric.global_rank, len(self.val), fabric.world_size)
+            confusion = evaluate(logits_of, self.spec, self.val, fabric.device, progress.validation(mine))
+        merged = Confusion(self.spec.num_classes)
+        for name in ("matrix", "missed"):
+            counts = fabric.all_reduce(torch.from_numpy(getattr(confusion, name)).to(fabric.device), reduce_op="sum")
+            setattr(merged, name, counts.cpu().numpy())  # type: ignore[union-attr]
+        found = {"miou": merged.miou(), "pixel_accuracy": merged.pixel_accuracy()}
+        found.update({f"iou/{name}": float(v) for name, v in zip(self.spec.classes, merged.iou(), strict=True)})
+        return found
+
+    def _save(self, phase: Phase, optimizer: Any, average: Average, row: dict[str, Any]) -> None:
+        """best.pth when the full network improved; last.pth always: the averaged weights and all that resuming needs."""
+        self.rows.append(row)
+        if not self.fabric.is_global_zero:
+            return
+        info = {"metrics": row, "settings": self.settings.to_dict(), "epochs_done": self.epoch}
+        if phase.name != "encoder" and row["miou"] > self.best:
+            self.best = row["miou"]
+            with Swapped(self.network, average):
+                save_checkpoint(self.best_path, self.network, info)
+        resume = {
+            "settings": self.settings.to_dict(),
+            "epoch": self.epoch,
+            "phase": phase.name,
+            "best": self.best,
+            "rows": self.rows,
+            "network": dict(named_tensors(self.network.state_dict())),
+            "optimizer": optimizer.state_dict(),
+            "average": dict(named_tensors(average.state)),
+            "updates": average.updates,
+        }
+        with atomic_path(self.last_path) as temporary:
+            torch.save(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "spec": self.spec.to_json(),
+                    "gradual": get_alpha(self.network) is not None,
+                    "state": resume["average"],
+                    "info": info,
+                    "resume": resume,
+                },
+                temporary,
+            )
