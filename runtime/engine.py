@@ -1,0 +1,105 @@
+"""The engine protocol: uint8 BGR batch in, uint8 labels out. Nothing outside asks which backend stands behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Optional, Protocol, Union
+
+import numpy as np
+
+from gradseg.models.errors import GradsegError
+from gradseg.models.files import require_file
+from gradseg.models.spec import ModelSpec
+
+SUFFIXES = ".onnx (ONNX Runtime), .pth (PyTorch), .plan or .engine (TensorRT)"
+
+
+class Engine(Protocol):
+    """A network ready to run on one device. Not thread-safe: one thread calls `infer`.
+
+    spec: what the network was trained on and how it wants its input. name: the file's path.
+    backend: library and version ("onnxruntime 1.20.0"). device: "CPU" or the accelerator's name.
+    precision: "fp32", "int8", … as the artefact says.
+    """
+
+    spec: ModelSpec
+    name: str
+    backend: str
+    device: str
+    precision: str
+
+    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """uint8 BGR (1, h, w, 3) with (h, w) = spec.input_hw → uint8 labels (1, h, w), valid until the next call."""
+        ...
+
+    def close(self) -> None:
+        """Releases the device. Calling it twice is harmless."""
+        ...
+
+
+def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> Engine:
+    """Opens an engine file; its suffix picks the backend, which is imported only now.
+
+    Args:
+        path: .onnx, .pth, .plan or .engine.
+        threads: CPU threads for the network; None lets the backend choose. Ignored by GPU backends.
+        spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
+
+    Raises:
+        GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2); a backend or device
+            that is not there (exit code 3).
+    """
+    if threads is not None and threads < 1:
+        raise GradsegError(f"--threads {threads}: at least 1 is needed; leave it out to let the backend choose")
+    found = require_file(path, f"an engine: {SUFFIXES}")
+    suffix = found.suffix.lower()
+    if suffix == ".onnx":
+        from gradseg.runtime.ort_engine import OrtEngine
+
+        return OrtEngine(found, threads, spec)
+    if suffix == ".pth":
+        from gradseg.runtime.torch_engine import TorchEngine
+
+        return TorchEngine(found, threads, spec)
+    if suffix in (".plan", ".engine"):
+        from gradseg.runtime.trt_engine import TrtEngine
+
+        return TrtEngine(found, spec)
+    raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {SUFFIXES}")
+
+
+def check_batch(batch: np.ndarray[Any, Any], spec: ModelSpec) -> None:
+    """Raises GradsegError unless `batch` is C-contiguous uint8 (1, h, w, 3) at the spec's size."""
+    if batch.dtype != np.uint8 or batch.shape != (1, *spec.input_hw, 3) or not batch.flags.c_contiguous:
+        raise GradsegError(
+            f"engine input: expected contiguous uint8 BGR {(1, *spec.input_hw, 3)}, found {batch.dtype} {batch.shape}"
+        )
+
+
+def read_sidecar(path: Path) -> Dict[str, Any]:
+    """What stands beside an engine in NAME.json (m.plan → m.plan.json), parsed; {} if there is no such file.
+
+    "spec" in it is the ModelSpec of a file that cannot carry one. Raises GradsegError if it is not a JSON object.
+    """
+    sidecar = path.with_name(path.name + ".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        found = json.loads(sidecar.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise GradsegError(f"{sidecar}: not readable JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise GradsegError(f'{sidecar}: expected a JSON object with a "spec"')
+    return found
+
+
+def read_spec(path: Union[str, Path]) -> ModelSpec:
+    """A ModelSpec from a JSON file: the spec itself, or an object with it under "spec"."""
+    found = require_file(path, "a ModelSpec as JSON")
+    try:
+        raw = json.loads(found.read_text("utf-8"))
+    except ValueError as error:
+        raise GradsegError(f"{found}: not JSON ({error})") from error
+    inner = raw.get("spec", raw) if isinstance(raw, dict) else raw
+    return ModelSpec.from_dict(inner, str(found))

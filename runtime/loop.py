@@ -1,0 +1,313 @@
+"""The video loop. The only file that knows the order source → preprocess → engine → postprocess → overlay → sink.
+
+Three threads overlap: capture, inference (with pre- and postprocessing), and the caller's own, which draws and writes.
+Five frame slots go round between them; nothing else is allocated per frame by the loop.
+
+    free ──capture──▶ ready ──inference──▶ done ──overlay, sinks──▶ free
+
+A live source never waits: if `ready` still holds a frame, the newer one takes its place and the older counts as
+dropped. Any other source waits for room, so that nothing is lost. A slow sink slows inference down, not capture.
+
+Ending: the source ends, a limit is reached, or a signal comes, and what is under way is finished; or a stage raises,
+and the others are woken and stop. In every case the sinks are closed, and the outcome says why.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from gradseg.models.errors import GradsegError
+from gradseg.runtime.channels import Channel, Stop
+from gradseg.runtime.engine import Engine
+from gradseg.runtime.overlay import Overlay
+from gradseg.runtime.preprocess import Preprocessor, resize_labels
+from gradseg.runtime.report import STAGES, Latencies
+from gradseg.runtime.sinks import Sink
+from gradseg.runtime.sources import Source
+
+SLOTS = 5  # one each: being captured, ready, in inference, done, being written
+POLL_S = 0.1  # how often the waiting main thread looks at limits
+GRACE_S = 3.0  # how long a source may take to come back from its last read
+
+
+@dataclass
+class Slot:
+    """One frame on its way. Buffers are kept from frame to frame. Times in nanoseconds of `time.perf_counter_ns`."""
+
+    frame: Any = None
+    labels: Any = None
+    index: int = 0
+    t_capture: int = 0
+    capture: int = 0
+    preprocess: int = 0
+    infer: int = 0
+    postprocess: int = 0
+    total: int = 0
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    error: what ended it, if something broke; its kind decides the exit code. hung: threads that did not come back,
+    whose source or engine must not be closed under them.
+    """
+
+    frames_in: int = 0
+    frames_done: int = 0
+    frames_dropped: int = 0
+    duration_s: float = 0.0
+    reason: str = ""
+    exit_code: int = 0
+    error: Optional[BaseException] = None
+    warnings: List[str] = field(default_factory=list)
+    hung: List[str] = field(default_factory=list)
+    latency_ms: Dict[str, Dict[str, Optional[float]]] = field(default_factory=dict)
+
+    @property
+    def fps(self) -> float:
+        """Frames through the whole loop per second of wall time."""
+        return self.frames_done / self.duration_s if self.duration_s > 0 else 0.0
+
+
+class VideoLoop:
+    """One run of an engine over a source.
+
+    Args:
+        engine, source: opened by the caller, who closes the engine; the loop closes the source.
+        sinks: closed by the loop, whatever happens.
+        overlay: draws the picture for the sinks that want one.
+        max_frames: end after that many results. duration_s: end after that many seconds.
+        on_frame: called per result with (total_ns, frames_done, frames_dropped), for the live line.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: Source,
+        sinks: Sequence[Sink] = (),
+        overlay: Optional[Overlay] = None,
+        max_frames: Optional[int] = None,
+        duration_s: Optional[float] = None,
+        on_frame: Optional[Callable[[int, int, int], None]] = None,
+    ) -> None:
+        self.engine, self.source, self.sinks = engine, source, list(sinks)
+        self._overlay = overlay if any(sink.wants_image for sink in sinks) else None
+        self._max_frames, self._duration_s, self._on_frame = max_frames, duration_s, on_frame
+        self._preprocess = Preprocessor(engine.spec.input_hw)
+        self.stop = Stop()
+        self.outcome = Outcome()
+        self._latencies = {stage: Latencies() for stage in STAGES}
+        self._free: Channel[Slot] = Channel(SLOTS)
+        self._ready: Channel[Slot] = Channel(1)
+        self._done: Channel[Slot] = Channel(1)
+        self._reading, self._hurry, self._late = False, False, 0
+        for _ in range(SLOTS):
+            self._free.put(Slot())
+
+    def run(self) -> Outcome:
+        """Runs to the end and never raises for what happens on the way: see `Outcome.error` and `exit_code`.
+
+        SIGINT, SIGTERM and SIGHUP end the run politely while it lasts, if this is the process's main thread.
+        """
+        with _Signals(self.stop):
+            started = time.perf_counter_ns()
+            self._deadline = None if self._duration_s is None else started + int(self._duration_s * 1e9)
+            threads = [
+                threading.Thread(target=self._stage, args=("source", self._capture), name="capture", daemon=True),
+                threading.Thread(target=self._stage, args=("inference", self._infer), name="inference", daemon=True),
+            ]
+            for thread in threads:
+                thread.start()
+            self._stage("sink", self._drain)
+            self.outcome.duration_s = (time.perf_counter_ns() - started) / 1e9
+            self._finish(*threads)
+        return self.outcome
+
+    def _stage(self, name: str, work: Callable[[], None]) -> None:
+        """Runs one stage; what it raises becomes the outcome and wakes the others."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 a thread's exception has nobody else to tell
+            code = (
+                error.exit_code
+                if isinstance(error, GradsegError)
+                else 130
+                if isinstance(error, KeyboardInterrupt)
+                else 1
+            )
+            self._hurry = self._hurry or isinstance(error, KeyboardInterrupt)
+            self._fail(f"{name}: {str(error) or type(error).__name__}", code, error)
+            if name != "source":  # frames before a broken source are good: they are finished
+                self._ready.abort()
+                self._free.abort()
+            if name == "sink":
+                self._done.abort()
+        finally:
+            if name == "source":
+                self._ready.close()
+            elif name == "inference":
+                self._done.close()
+
+    def _fail(self, what: str, code: int, error: BaseException) -> None:
+        self.stop.request(what, code, error)
+        if self.stop.error is not error:  # something else already ended the run: say this too
+            self.outcome.warnings.append(what)
+
+    # -- capture thread ------------------------------------------------------------------------------------------
+
+    def _capture(self) -> None:
+        live = self.source.live
+        while self.stop.reason is None and not self._out_of_time():
+            if not live and self._max_frames is not None and self.outcome.frames_in >= self._max_frames:
+                self.stop.request("max frames")
+                return
+            slot = self._free.get()
+            if slot is None:
+                return
+            self._reading = True
+            captured = self.source.read(slot.frame)
+            self._reading = False
+            if captured is None:
+                self.stop.request("end of source")
+                return
+            slot.frame, slot.t_capture = captured
+            slot.capture = time.perf_counter_ns() - slot.t_capture
+            slot.index = self.outcome.frames_in
+            self.outcome.frames_in += 1
+            self._latencies["capture"].add(slot.capture)
+            if not live:
+                if not self._ready.put(slot):
+                    return
+                continue
+            displaced = self._ready.put_newest(slot)
+            if displaced is not None:
+                self.outcome.frames_dropped += 1
+                self._free.put(displaced)
+
+    def _out_of_time(self) -> bool:
+        if self._deadline is not None and time.perf_counter_ns() >= self._deadline:
+            self.stop.request("duration")
+            return True
+        return False
+
+    # -- inference thread ----------------------------------------------------------------------------------------
+
+    def _infer(self) -> None:
+        taken = 0
+        while True:
+            slot = self._ready.get()
+            if slot is None:
+                return
+            self._infer_one(slot)
+            taken += 1
+            if not self._done.put(slot):
+                return
+            if self.source.live and taken == self._max_frames:
+                self.stop.request("max frames")
+                self._late = self._ready.abort()  # what came too late counts as dropped
+                self._free.abort()
+                return
+
+    def _infer_one(self, slot: Slot) -> None:
+        begin = time.perf_counter_ns()
+        batch = self._preprocess(slot.frame)
+        prepared = time.perf_counter_ns()
+        labels = self.engine.infer(batch)
+        inferred = time.perf_counter_ns()
+        frame_hw = (int(slot.frame.shape[0]), int(slot.frame.shape[1]))
+        if slot.labels is None or slot.labels.shape != frame_hw:
+            slot.labels = np.empty(frame_hw, np.uint8)
+        resize_labels(labels[0], frame_hw, slot.labels)
+        end = time.perf_counter_ns()
+        slot.preprocess, slot.infer, slot.postprocess = prepared - begin, inferred - prepared, end - inferred
+        slot.total = end - slot.t_capture
+
+    # -- the caller's thread -------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        stopping_since: Optional[int] = None
+        while True:
+            try:
+                slot = self._done.get(POLL_S)
+            except TimeoutError:
+                self._out_of_time()
+                now = time.perf_counter_ns()
+                stopping_since = None if self.stop.reason is None else stopping_since or now
+                if self._reading and stopping_since is not None and now - stopping_since > GRACE_S * 1e9:
+                    self._ready.close()  # the source hangs in a read: end without it
+                continue
+            if slot is None:
+                return
+            self._write(slot)
+            self._free.put(slot)
+
+    def _write(self, slot: Slot) -> None:
+        begin = time.perf_counter_ns()
+        image = self._overlay(slot.frame, slot.labels) if self._overlay is not None else None
+        for sink in self.sinks:
+            sink.write(image, slot.labels, slot.index, slot.t_capture)
+        self._latencies["sink"].add(time.perf_counter_ns() - begin)
+        for stage in ("preprocess", "infer", "postprocess", "total"):
+            self._latencies[stage].add(getattr(slot, stage))
+        self.outcome.frames_done += 1
+        if self._on_frame is not None:
+            self._on_frame(slot.total, self.outcome.frames_done, self.outcome.frames_dropped)
+
+    def _finish(self, capture: threading.Thread, inference: threading.Thread) -> None:
+        outcome, stop = self.outcome, self.stop
+        try:
+            patience = int(GRACE_S / POLL_S) + 1 if self._hurry else -1
+            while inference.is_alive() and patience:  # in pieces, so that another Ctrl-C is heard
+                inference.join(POLL_S)
+                patience -= 1
+            capture.join(GRACE_S)
+        except KeyboardInterrupt:
+            stop.request("SIGINT", 130)
+        for sink in self.sinks:
+            try:
+                sink.close()
+            except Exception as error:  # noqa: BLE001 one sink's trouble must not keep the others open
+                self._fail(f"sink: {error}", error.exit_code if isinstance(error, GradsegError) else 1, error)
+        outcome.frames_dropped += self._late
+        outcome.hung = [thread.name for thread in (capture, inference) if thread.is_alive()]
+        if outcome.hung:
+            outcome.warnings.append(f"the {' and '.join(outcome.hung)} thread did not come back and was left alone")
+        if "capture" not in outcome.hung:
+            self.source.close()
+        if self.source.warning and self.source.warning not in str(stop.error):
+            outcome.warnings.append(self.source.warning)
+        outcome.reason, outcome.exit_code, outcome.error = stop.reason or "end of source", stop.code, stop.error
+        outcome.latency_ms = {stage: self._latencies[stage].summary() for stage in STAGES}
+
+
+class _Signals:
+    """While entered: the first SIGINT, SIGTERM or SIGHUP asks for a polite end, a second SIGINT interrupts at once."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._old: Dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
+            if number is not None and not (name == "SIGHUP" and ignored):  # nohup means it
+                self._old[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and self._stop.code == 130:
+            raise KeyboardInterrupt
+        self._stop.request(signal.Signals(number).name, 128 + number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""ONNX Runtime engine: our deployment form, the logits form, and ONNX files of other origin with a spec beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from gradseg.models.errors import GradsegError
+from gradseg.models.spec import ModelSpec
+from gradseg.runtime.engine import check_batch, read_sidecar
+from gradseg.runtime.preprocess import normalised_chw
+
+DTYPES: Dict[str, Any] = {
+    "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+class OrtEngine:
+    """An .onnx file on the CPU through ONNX Runtime. See `gradseg.runtime.engine.Engine`.
+
+    Input and output live in buffers that are bound once, so that a frame allocates nothing on this side.
+
+    Args:
+        path: the file. Deployment form: uint8 BGR (1, h, w, 3) → uint8 (1, h, w). Logits form: float32 (1, 3, h, w) →
+            float32 (1, C, h, w), or class indices of an integer type.
+        threads: of ONNX Runtime; None lets it choose.
+        spec: wins over the file's own; needed for a file that carries none.
+    """
+
+    def __init__(self, path: Path, threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise GradsegError(
+                f"{path} needs ONNX Runtime, and this machine has none: pip install onnxruntime", 3
+            ) from error
+        self.name, self.device = str(path), "CPU"
+        self.backend = f"onnxruntime {onnxruntime.__version__}"
+        self.threads = threads
+        self._session = _open_session(onnxruntime, path, threads)
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.precision = metadata.get("gradseg.precision", "fp32")
+        self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get("gradseg.calibration"))
+        self.spec = spec or _spec_of(path, metadata)
+        self._bind(path)
+
+    def _bind(self, path: Path) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise GradsegError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected")
+        height, width = self.spec.input_hw
+        self._takes_frame = inputs[0].type == "tensor(uint8)"
+        want: List[int] = [1, height, width, 3] if self._takes_frame else [1, 3, height, width]
+        if inputs[0].type not in ("tensor(uint8)", "tensor(float)") or not _fits(inputs[0].shape, want):
+            raise GradsegError(
+                f"{path}: input {inputs[0].name!r} is {inputs[0].type} {inputs[0].shape}; expected uint8 "
+                f"(1, {height}, {width}, 3) or float (1, 3, {height}, {width}) as its spec "
+                "says; export it again at that size"
+            )
+        shape = self._output_shape(path, outputs[0])
+        self._input: np.ndarray[Any, Any] = np.zeros(want, DTYPES[inputs[0].type])
+        self._output: np.ndarray[Any, Any] = np.zeros(shape, DTYPES[outputs[0].type])
+        direct = self._output.dtype == np.uint8
+        self._labels = self._output.reshape(1, height, width) if direct else np.zeros((1, height, width), np.uint8)
+        self._index: np.ndarray[Any, Any] = np.zeros((height, width), np.intp)
+        self._input_name, self._bound = inputs[0].name, 0
+        self._binding = self._session.io_binding()
+        self._bind_input(self._input)
+        self._binding.bind_output(
+            outputs[0].name, "cpu", 0, self._output.dtype.type, list(self._output.shape), self._output.ctypes.data
+        )
+
+    def _output_shape(self, path: Path, output: Any) -> Tuple[int, ...]:
+        height, width = self.spec.input_hw
+        labels: List[Tuple[int, ...]] = [(1, height, width), (1, 1, height, width)]
+        logits = (1, self.spec.num_classes, height, width)
+        self._gives_logits = output.type == "tensor(float)"
+        for shape in [logits] if self._gives_logits else labels:
+            if output.type in DTYPES and _fits(output.shape, list(shape)):
+                return shape
+        raise GradsegError(
+            f"{path}: output {output.name!r} is {output.type} {output.shape}; expected labels {labels[0]} of an "
+            f"integer type or float logits {logits} for the {self.spec.num_classes} classes of its spec"
+        )
+
+    def _bind_input(self, array: np.ndarray[Any, Any]) -> None:
+        """Points the session at `array`; nothing to do if it already is."""
+        if array.ctypes.data != self._bound:
+            self._binding.bind_input(self._input_name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+            self._bound, self._held = array.ctypes.data, array
+
+    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """uint8 BGR (1, h, w, 3) → uint8 labels (1, h, w), valid until the next call."""
+        check_batch(batch, self.spec)
+        if self._takes_frame:
+            self._bind_input(batch)
+        else:
+            normalised_chw(batch, self.spec, out=self._input)
+        self._session.run_with_iobinding(self._binding)
+        if self._gives_logits:
+            np.argmax(self._output[0], axis=0, out=self._index)
+            np.copyto(self._labels[0], self._index, casting="unsafe")
+        elif self._labels.base is not self._output and self._labels is not self._output:
+            np.copyto(self._labels, self._output.reshape(self._labels.shape), casting="unsafe")
+        return self._labels
+
+    def close(self) -> None:
+        """Drops the session and its memory."""
+        self._binding = self._session = None
+
+
+def _open_session(onnxruntime: Any, path: Path, threads: Optional[int]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures come as exceptions; the log would only repeat them
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common public base class
+        if isinstance(error, (MemoryError, TypeError)):
+            raise
+        reason = str(error).replace(str(path), "").strip()[:200]
+        raise GradsegError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: truncated, not an ONNX model, or made "
+            f"for a newer version ({reason})"
+        ) from error
+
+
+def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
+    text = metadata.get("gradseg.spec")
+    if text is not None:
+        return ModelSpec.from_json(text, f"{path}: its gradseg.spec")
+    beside = read_sidecar(path).get("spec")
+    if beside is not None:
+        return ModelSpec.from_dict(beside, f"{path}.json")
+    raise GradsegError(
+        f"{path}: an ONNX file without GradSeg's metadata (no gradseg.spec); export it with python export/to_onnx.py, "
+        f'or describe it in {path.name}.json beside it: {{"spec": {{"arch": name, "classes": [names], "palette": '
+        '[[r, g, b], …], "input_hw": [h, w], "mean": […], "std": […], "color_order": "rgb", "blocks": ""}} '
+        "(run_video.py takes it with --spec FILE, too)"
+    )
+
+
+def _parse(text: Optional[str]) -> Optional[Dict[str, Any]]:
+    try:
+        found = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _fits(declared: Any, wanted: List[int]) -> bool:
+    """Whether a declared shape, in which names and None stand for free dimensions, admits `wanted`."""
+    return len(declared) == len(wanted) and all(not isinstance(d, int) or d == w for d, w in zip(declared, wanted))

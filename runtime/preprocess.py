@@ -1,0 +1,87 @@
+"""The one preprocessing: training's evaluation, calibration, the benchmarks and the video loop all use it.
+
+A frame is resized bilinearly to the network's size and stays uint8 BGR; normalisation belongs to the network (inside
+the deployment-form ONNX) or, for a network that is fed directly, to `normalised_chw`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Tuple
+
+import cv2
+import numpy as np
+
+from gradseg.models.errors import GradsegError
+from gradseg.models.spec import ModelSpec
+
+
+def check_frame(frame: np.ndarray[Any, Any], where: str = "frame") -> None:
+    """Raises GradsegError unless `frame` is a non-empty uint8 BGR (H, W, 3) array."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise GradsegError(f"{where}: expected uint8 BGR (H, W, 3), found {found}")
+    if frame.size == 0:
+        raise GradsegError(f"{where}: empty, shape {frame.shape}")
+
+
+class Preprocessor:
+    """Frame at any size → batch of one at the network's size.
+
+    Args:
+        input_hw: (height, width) in pixels that the network sees.
+    """
+
+    def __init__(self, input_hw: Tuple[int, int]) -> None:
+        self.input_hw = (int(input_hw[0]), int(input_hw[1]))
+        self._batch: np.ndarray[Any, Any] = np.empty((1, *self.input_hw, 3), np.uint8)
+
+    def __call__(self, frame: np.ndarray[Any, Any], out: Optional[np.ndarray[Any, Any]] = None) -> np.ndarray[Any, Any]:
+        """uint8 BGR (H, W, 3) → uint8 BGR (1, h, w, 3).
+
+        Args:
+            frame: any size; GradsegError unless it is uint8 with three channels.
+            out: C-contiguous uint8 (1, h, w, 3) to write to; without it the result lies in the preprocessor's own
+                buffer and is valid until the next call.
+        """
+        check_frame(frame)
+        batch = self._batch if out is None else out
+        if frame.shape[:2] == self.input_hw:
+            np.copyto(batch[0], frame)
+        else:
+            height, width = self.input_hw
+            cv2.resize(frame, (width, height), dst=batch[0], interpolation=cv2.INTER_LINEAR)
+        return batch
+
+
+def resize_labels(
+    labels: np.ndarray[Any, Any], out_hw: Tuple[int, int], out: Optional[np.ndarray[Any, Any]] = None
+) -> np.ndarray[Any, Any]:
+    """Labels uint8 (h, w) → uint8 (H, W) by nearest neighbour; `out` (H, W) is written to if given. Always a copy."""
+    height, width = int(out_hw[0]), int(out_hw[1])
+    target = np.empty((height, width), np.uint8) if out is None else out
+    if labels.shape == (height, width):
+        np.copyto(target, labels)
+    else:
+        cv2.resize(labels, (width, height), dst=target, interpolation=cv2.INTER_NEAREST_EXACT)
+    return target
+
+
+def normalised_chw(
+    batch: np.ndarray[Any, Any], spec: ModelSpec, out: Optional[np.ndarray[Any, Any]] = None
+) -> np.ndarray[Any, Any]:
+    """uint8 BGR (N, h, w, 3) → float32 (N, 3, h, w): (pixel / 255 - mean) / std in the spec's colour order.
+
+    For networks that are fed directly (torch, ONNX in the logits form). `out` float32 (N, 3, h, w) is written to if
+    given.
+    """
+    count, height, width, channels = batch.shape
+    if channels != 3 or batch.dtype != np.uint8:
+        raise GradsegError(f"batch: expected uint8 BGR (N, h, w, 3), found {batch.dtype} {batch.shape}")
+    result = np.empty((count, 3, height, width), np.float32) if out is None else out
+    for target, (mean, std) in enumerate(zip(spec.mean, spec.std)):
+        source = 2 - target if spec.color_order == "rgb" else target
+        # one multiply and one subtract per pixel, straight into the output plane
+        np.multiply(batch[..., source], np.float32(1.0 / (255.0 * std)), out=result[:, target], dtype=np.float32)
+        if mean:
+            result[:, target] -= np.float32(mean / std)
+    return result

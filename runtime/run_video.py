@@ -1,0 +1,177 @@
+"""Segments live video: source → network → overlay, labels, report.
+
+python runtime/run_video.py --engine m.onnx drive.mp4 --save out.mp4 --report r.json
+python runtime/run_video.py --engine m.onnx cam0 --show
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import write_json
+from gradseg.runtime.conditions import conditions
+from gradseg.runtime.engine import Engine, open_engine, read_spec
+from gradseg.runtime.loop import Outcome, VideoLoop
+from gradseg.runtime.overlay import MODES, Overlay
+from gradseg.runtime.report import LiveLine, latency_table
+from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, check_writable, video_fourcc
+from gradseg.runtime.sources import GRAMMAR, Source, open_source
+
+
+def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line; argparse ends the process with 2 on a mistake."""
+    parser = argparse.ArgumentParser(description="Runs a network over a video, camera or images.")
+    add = parser.add_argument
+    add("source", help=GRAMMAR)
+    add("--engine", required=True, help=".onnx, .pth, .plan or .engine")
+    add("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file of other origin")
+    add("--threads", type=int, help="CPU threads for the network")
+    add("--save", type=Path, metavar="OUT.mp4", help="the picture as video (.mp4 or .avi)")
+    add("--labels", type=Path, metavar="DIR", help="class indices as PNG, one per frame")
+    add("--report", type=Path, metavar="R.json", help="what was measured")
+    add("--max-frames", type=int, metavar="N", help="end after N results")
+    add("--duration", type=float, metavar="S", help="end after S seconds")
+    add("--overlay", choices=MODES, default="overlay", help="what the picture shows")
+    add("--alpha", type=float, default=0.5, help="weight of the colours, 0 to 1")
+    add("--show", action="store_true", help="a window (Esc or q ends it)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Opens everything, runs the loop, writes the report; returns the exit code. Raises what broke a stage."""
+    options = parse(arguments)
+    overlay_of_options = _check(options)
+    engine = open_engine(options.engine, options.threads, read_spec(options.spec) if options.spec else None)
+    source: Optional[Source] = None
+    outcome: Optional[Outcome] = None
+    try:
+        overlay = Overlay(engine.spec.palette, *overlay_of_options)
+        source = open_source(options.source)
+        outcome = _run(options, engine, source, overlay)
+        return _tell(options, engine, source, outcome)
+    finally:
+        if source is not None and outcome is None:
+            source.close()
+        if outcome is None or not outcome.hung:
+            engine.close()
+
+
+def _check(options: argparse.Namespace) -> Tuple[str, float]:
+    """Everything that can be wrong before a file is opened; (overlay mode, alpha)."""
+    for name, value in (("--max-frames", options.max_frames), ("--duration", options.duration)):
+        if value is not None and not value > 0:
+            raise GradsegError(f"{name} {value}: expected a number above 0")
+    Overlay((), options.overlay, options.alpha)
+    inputs = [Path(text) for text in (options.source, options.engine) if Path(text).is_file()]
+    for name, path in (("--save", options.save), ("--report", options.report)):
+        if path is None:
+            continue
+        if any(path.exists() and path.samefile(given) for given in inputs):
+            raise GradsegError(f"{name} {path}: is the input itself; name another file")
+        check_writable(path)
+    if options.save is not None:
+        video_fourcc(options.save)
+        if options.report is not None and options.save.absolute() == options.report.absolute():
+            raise GradsegError(f"--save and --report both name {options.save}; give them different files")
+    return options.overlay, options.alpha
+
+
+def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: Overlay) -> Outcome:
+    live_line = LiveLine()
+    expected = source.frame_count
+    if options.max_frames is not None:
+        expected = min(options.max_frames, expected or options.max_frames)
+    sinks: List[Sink] = []
+    loop_box: List[VideoLoop] = []
+    try:
+        if options.labels is not None:
+            sinks.append(LabelsSink(options.labels))
+        if options.show:
+            sinks.append(WindowSink(lambda: loop_box[0].stop.request("window closed")))
+        if options.save is not None:
+            sinks.append(VideoSink(options.save, overlay.output_hw(source.size_hw), source.fps, realtime=source.live))
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
+    _warm_up(engine)
+    loop = VideoLoop(
+        engine,
+        source,
+        sinks,
+        overlay,
+        options.max_frames,
+        options.duration,
+        lambda total_ns, done, dropped: live_line.frame(total_ns, done, expected, dropped),
+    )
+    loop_box.append(loop)
+    outcome = loop.run()
+    live_line.close()
+    return outcome
+
+
+def _warm_up(engine: Engine) -> None:
+    """One inference before the clock starts: backends allocate and choose kernels in the first."""
+    import numpy as np
+
+    engine.infer(np.zeros((1, *engine.spec.input_hw, 3), np.uint8))
+
+
+def report_of(options: argparse.Namespace, engine: Engine, source: Source, outcome: Outcome) -> Dict[str, Any]:
+    """The report as JSON types; latencies in milliseconds, rates per second."""
+    return {
+        "engine": engine.name,
+        "backend": engine.backend,
+        "device": engine.device,
+        "precision": engine.precision,
+        "source": source.name,
+        "live": source.live,
+        "size_hw": list(source.size_hw),
+        "input_hw": list(engine.spec.input_hw),
+        "frames_in": outcome.frames_in,
+        "frames_done": outcome.frames_done,
+        "frames_dropped": outcome.frames_dropped,
+        "duration_s": round(outcome.duration_s, 4),
+        "fps": round(outcome.fps, 4),
+        "latency_ms": outcome.latency_ms,
+        "exit_reason": outcome.reason,
+        "exit_code": outcome.exit_code,
+        "warnings": outcome.warnings,
+        "outputs": {name: str(path) for name, path in (("save", options.save), ("labels", options.labels)) if path},
+        "conditions": conditions(threads=options.threads, warm_up_frames=1, overlay=options.overlay),
+    }
+
+
+def _tell(options: argparse.Namespace, engine: Engine, source: Source, outcome: Outcome) -> int:
+    """Writes the report, prints the summary, and raises what broke the run if something did."""
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{source.name} through {engine.name} ({engine.backend}, {engine.device}, {engine.precision})")
+    print(
+        f"{outcome.frames_done} frames done, {outcome.frames_dropped} dropped, {outcome.frames_in} in; "
+        f"{outcome.fps:.1f} FPS end to end; ended by: {outcome.reason}"
+    )
+    print("\n".join(latency_table(outcome.latency_ms)))
+    for what, path in (("video", options.save), ("labels", options.labels)):
+        if path is not None and outcome.frames_done:
+            print(f"{what}: {path}")
+    failure = outcome.error
+    if options.report is not None:
+        try:
+            write_json(options.report, report_of(options, engine, source, outcome))
+            print(f"report: {options.report}")
+        except GradsegError as error:
+            if failure is None:
+                raise
+            print(f"warning: {error}", file=sys.stderr)
+    if failure is not None and not isinstance(failure, KeyboardInterrupt):
+        raise failure
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,269 @@
+"""The loop: nothing lost, in order, newest frame of a live source, a clean end from every stage. Events, no sleeps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from runtime_toys import HW, SPEC, ToyEngine, ToySink, ToySource, raise_at, run_guarded
+
+from gradseg.models.errors import GradsegError
+from gradseg.runtime import loop as loop_module
+from gradseg.runtime.channels import Channel, Stop
+from gradseg.runtime.loop import SLOTS, VideoLoop
+from gradseg.runtime.overlay import Overlay
+from gradseg.runtime.report import STAGES
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, SLOTS, 57])
+def test_a_file_loses_nothing_and_keeps_its_order(frames: int) -> None:
+    source, sink, seen = ToySource(frames), ToySink(), []
+    loop = VideoLoop(ToyEngine(), source, [sink], on_frame=lambda total, done, dropped: seen.append((done, dropped)))
+    outcome = run_guarded(loop)
+    assert (outcome.frames_in, outcome.frames_done, outcome.frames_dropped) == (frames, frames, 0)
+    assert sink.seen == [(i, i % 11) for i in range(frames)] and sink.closed == 1 and source.closed
+    assert (outcome.reason, outcome.exit_code, outcome.error, outcome.warnings) == ("end of source", 0, None, [])
+    assert seen == [(i + 1, 0) for i in range(frames)]
+    assert set(outcome.latency_ms) == set(STAGES)
+    if frames:
+        total, infer = outcome.latency_ms["total"], outcome.latency_ms["infer"]
+        assert total["mean"] >= infer["mean"] > 0 and total["p50"] <= total["p90"] <= total["p99"] <= total["max"]
+
+
+def test_a_slow_sink_holds_the_file_back_and_buffers_stay_few() -> None:
+    addresses = set()
+
+    class Watching(ToySink):
+        def write(self, image: Any, labels: Any, index: int, t_capture_ns: int) -> None:
+            addresses.add(labels.ctypes.data)
+            super().write(image, labels, index, t_capture_ns)
+
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(40), [Watching()]))
+    assert outcome.frames_done == 40 and len(addresses) <= SLOTS
+
+
+def test_a_live_source_keeps_the_newest_frame_and_counts_the_rest() -> None:
+    first_in_engine, all_captured = threading.Event(), threading.Event()
+
+    def on_infer(call: int) -> None:
+        if call == 0:
+            first_in_engine.set()
+            assert all_captured.wait(30)
+
+    def on_read(index: int) -> Any:
+        if index == 1:
+            assert first_in_engine.wait(30)
+        if index == 10:
+            all_captured.set()
+            return "end"
+        return None
+
+    sink = ToySink()
+    outcome = run_guarded(VideoLoop(ToyEngine(on_infer), ToySource(99, live=True, before=on_read), [sink]))
+    assert (outcome.frames_in, outcome.frames_done, outcome.frames_dropped) == (10, 2, 8)
+    assert sink.seen == [(0, 0), (9, 9)]
+
+
+def test_a_live_source_is_never_held_back_by_a_stuck_sink() -> None:
+    """With the sink blocked, capture must go on: 50 frames come in before the sink may continue."""
+    captured = threading.Event()
+
+    def on_read(index: int) -> Any:
+        if index == 50:
+            captured.set()
+            return "end"
+        return None
+
+    sink = ToySink(before=lambda index: None if captured.wait(30) else pytest.fail("capture was held back"))
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(99, live=True, before=on_read), [sink]))
+    assert outcome.frames_in == 50 == outcome.frames_done + outcome.frames_dropped
+    assert [index for index, _ in sink.seen] == sorted(index for index, _ in sink.seen)
+    assert sink.seen[-1][0] == 49
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_max_frames_counts_results(live: bool) -> None:
+    sink = ToySink()
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(10**9, live=live), [sink], max_frames=7))
+    assert outcome.frames_done == 7 == len(sink.seen) and outcome.reason == "max frames" and outcome.exit_code == 0
+    assert outcome.frames_in == outcome.frames_done + outcome.frames_dropped
+    if not live:
+        assert outcome.frames_in == 7
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_duration_ends_and_finishes_what_is_under_way(live: bool) -> None:
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(10**9, live=live), [], duration_s=0.05))
+    assert outcome.reason == "duration" and outcome.exit_code == 0 and outcome.duration_s >= 0.05
+    assert outcome.frames_in == outcome.frames_done + outcome.frames_dropped
+
+
+ERRORS = [(GradsegError("it broke"), 2), (GradsegError("no device", 3), 3), (ValueError("a bug"), 1)]
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize(("error", "code"), ERRORS, ids=["user", "device", "bug"])
+@pytest.mark.parametrize("stage", ["source", "inference", "sink", "live line"])
+def test_an_exception_in_any_stage_ends_everything(
+    stage: str, error: Exception, code: int, at: int, live: bool
+) -> None:
+    fails = raise_at(at, error)
+    source = ToySource(10**9, live, fails if stage == "source" else lambda index: None)
+    engine = ToyEngine(fails if stage == "inference" else lambda call: None)
+    calls = iter(range(10**9))
+    sink = ToySink((lambda index: fails(next(calls))) if stage == "sink" else lambda index: None)
+
+    def on_frame(total: int, done: int, dropped: int) -> None:
+        if stage == "live line":
+            fails(done - 1)
+
+    outcome = run_guarded(VideoLoop(engine, source, [sink], on_frame=on_frame))
+    assert outcome.error is error and outcome.exit_code == code and str(error) in outcome.reason
+    assert sink.closed == 1 and source.closed and not outcome.hung
+    if not live and stage in ("source", "inference"):
+        assert [index for index, _ in sink.seen] == list(range(at)), "frames before the fault are kept"
+        assert outcome.frames_dropped == 0
+
+
+def test_a_sink_that_fails_to_close_does_not_keep_the_others_open() -> None:
+    class Bad(ToySink):
+        def close(self) -> None:
+            raise GradsegError("disk full at the very end")
+
+    good = ToySink()
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(3), [Bad(), good]))
+    assert outcome.exit_code == 2 and "disk full at the very end" in outcome.reason
+    assert good.closed == 1 and outcome.frames_done == 3
+
+
+def test_what_breaks_while_stopping_is_told_as_well() -> None:
+    class Bad(ToySink):
+        def close(self) -> None:
+            raise GradsegError("no index")
+
+    loop = VideoLoop(ToyEngine(raise_at(2, ValueError("first"))), ToySource(9), [Bad()])
+    outcome = run_guarded(loop)
+    assert outcome.reason == "inference: first" and outcome.warnings == ["sink: no index"]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_source_that_hangs_is_left_alone(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "GRACE_S", 0.05)
+    release = threading.Event()
+    source = ToySource(9, live, before=lambda index: release.wait(60) if index == 2 else None)
+    sink = ToySink()
+    loop = VideoLoop(ToyEngine(), source, [sink], duration_s=0.2)
+    outcome = run_guarded(loop)
+    assert outcome.reason == "duration" and outcome.hung == ["capture"] and sink.closed == 1
+    assert "did not come back" in outcome.warnings[0] and not source.closed
+    release.set()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_stuck_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "GRACE_S", 0.05)
+    release, sink = threading.Event(), ToySink()
+    loop: VideoLoop
+
+    def stuck(call: int) -> None:
+        if call == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            while loop.stop.reason is None:
+                release.wait(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            release.wait(60)
+
+    before = signal.getsignal(signal.SIGINT)
+    loop = VideoLoop(ToyEngine(stuck), ToySource(10**9), [sink])
+    outcome = loop.run()
+    release.set()
+    assert (outcome.reason, outcome.exit_code, outcome.hung) == ("SIGINT", 130, ["inference"])
+    assert sink.closed == 1 and len(sink.seen) <= 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_stop_from_outside_drains() -> None:
+    loop: VideoLoop
+    sink = ToySink(before=lambda index: loop.stop.request("window closed") if index == 4 else None)
+    loop = VideoLoop(ToyEngine(), ToySource(10**9), [sink])
+    outcome = run_guarded(loop)
+    assert outcome.reason == "window closed" and outcome.frames_in == outcome.frames_done >= 5
+
+
+def test_frames_of_several_sizes() -> None:
+    class Mixed(ToySource):
+        def read(self, out: Any = None) -> Any:
+            captured = super().read(None)
+            return captured and (captured[0][: 8 + 4 * (self._next % 3)], captured[1])
+
+    sizes: list[Any] = []
+
+    class Watching(ToySink):
+        wants_image = True
+
+        def write(self, image: Any, labels: Any, index: int, t_capture_ns: int) -> None:
+            assert image.shape[:2] == labels.shape
+            sizes.append(labels.shape)
+
+    outcome = run_guarded(VideoLoop(ToyEngine(), Mixed(6), [Watching()], Overlay(SPEC.palette)))
+    assert outcome.error is None and sizes == [(8 + 4 * (i % 3), HW[1]) for i in (1, 2, 3, 4, 5, 6)]
+
+
+def test_no_picture_is_drawn_that_nobody_wants() -> None:
+    class Forbidden(Overlay):
+        def __call__(self, *_: Any, **__: Any) -> np.ndarray[Any, Any]:
+            raise AssertionError("drawn for nobody")
+
+    class LabelsOnly(ToySink):
+        wants_image = False
+
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(3), [LabelsOnly()], Forbidden(SPEC.palette)))
+    assert outcome.error is None and outcome.frames_done == 3
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_wakes_both_sides() -> None:
+    for end in ("close", "abort"):
+        full: Channel[int] = Channel(1)
+        empty: Channel[int] = Channel(1)
+        assert full.put(1)
+        results: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(full.put(2)), daemon=True),  # noqa: B023
+            threading.Thread(target=lambda: results.append(empty.get()), daemon=True),  # noqa: B023
+        ]
+        for thread in threads:
+            thread.start()
+        for channel in (full, empty):
+            getattr(channel, end)()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(map(str, results)) == ["False", "None"]
+        assert full.get() == (1 if end == "close" else None)
+
+
+def test_put_newest_displaces_the_oldest() -> None:
+    channel: Channel[int] = Channel(1)
+    assert channel.put_newest(1) is None and channel.put_newest(2) == 1
+    assert channel.get() == 2
+    with pytest.raises(TimeoutError):
+        channel.get(0.001)
+    channel.close()
+    assert channel.put_newest(3) == 3 and channel.get() is None and channel.abort() == 0
+
+
+def test_first_reason_stays_unless_something_broke() -> None:
+    stop = Stop()
+    stop.request("end of source")
+    stop.request("SIGINT", 130)
+    assert (stop.reason, stop.code) == ("end of source", 0)
+    error = ValueError("x")
+    stop.request("sink: x", 1, error)
+    stop.request("inference: y", 2, ValueError("y"))
+    assert (stop.reason, stop.code, stop.error) == ("sink: x", 1, error)

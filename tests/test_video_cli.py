@@ -1,0 +1,213 @@
+"""run_video.py as a user starts it: real files, real signals, real limits; exit code, report and a playable video."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import cv2
+import numpy as np
+import pytest
+from runtime_toys import deployment_onnx, expected_labels, frames_of, write_video
+
+from gradseg.models.errors import GradsegError
+from gradseg.runtime import run_video
+from gradseg.runtime.preprocess import Preprocessor, resize_labels
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "runtime" / "run_video.py"
+FIGURES = {"p50", "p90", "p99", "mean", "max"}
+STAGES = {"capture", "preprocess", "infer", "postprocess", "sink", "total"}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy .onnx in the deployment form."""
+    return deployment_onnx(tmp_path_factory.mktemp("engine") / "toy.onnx")
+
+
+def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until `path` exists; fails if the process ends first."""
+    while not path.exists():
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"ended early: {process.communicate()}")
+
+
+def test_video_in_video_and_labels_and_report_out(engine: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "in.mp4", 12, fps=20.0)
+    out, labels, report = tmp_path / "o" / "out.mp4", tmp_path / "labels", tmp_path / "r.json"
+    code, said, _ = finish(start("--engine", engine, clip, "--save", out, "--labels", labels, "--report", report))
+    assert code == 0 and "12 frames done, 0 dropped" in said and str(out) in said
+    shown, given = frames_of(out), frames_of(clip)
+    assert len(shown) == len(given) == 12 and shown[0].shape == (48, 64, 3)
+    assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 20.0
+    preprocess = Preprocessor((24, 32))
+    for index, frame in enumerate(given):
+        wanted = resize_labels(expected_labels(preprocess(frame))[0], (48, 64))
+        np.testing.assert_array_equal(cv2.imread(str(labels / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED), wanted)
+    found = json.loads(report.read_text())
+    assert found["source"] == str(clip) and found["engine"] == str(engine) and found["size_hw"] == [48, 64]
+    assert found["backend"].startswith("onnxruntime") and found["device"] == "CPU"
+    assert (found["frames_in"], found["frames_done"], found["frames_dropped"]) == (12, 12, 0)
+    assert set(found["latency_ms"]) == STAGES and all(set(v) == FIGURES for v in found["latency_ms"].values())
+    assert all(isinstance(v, float) for stage in found["latency_ms"].values() for v in stage.values())
+    assert found["fps"] > 0 and found["exit_reason"] == "end of source" and found["exit_code"] == 0
+    assert found["conditions"]["versions"]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_cleanly(engine: Path, tmp_path: Path, name: str, code: int) -> None:
+    out, labels, report = tmp_path / "out.mp4", tmp_path / "labels", tmp_path / "r.json"
+    source = "scenes:size=48x64,frames=1000000"
+    process = start("--engine", engine, source, "--save", out, "--labels", labels, "--report", report)
+    wait_for(labels / "000003.png", process)
+    process.send_signal(getattr(signal, name))
+    returned, _, said = finish(process)
+    found = json.loads(report.read_text())
+    assert returned == code == found["exit_code"] and found["exit_reason"] == name and "Traceback" not in said
+    assert found["frames_done"] == found["frames_in"] >= 4 and found["frames_dropped"] == 0
+    assert len(frames_of(out)) == found["frames_done"] == len(list(labels.iterdir()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels", "out.mp4", "r.json"]
+
+
+def limit_file_size() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
+def test_a_disk_that_fills_up_leaves_a_playable_video(engine: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "in.avi", 60, (240, 320), noise=True)
+    out, report = tmp_path / "out.mp4", tmp_path / "r.json"
+    process = start("--engine", engine, clip, "--save", out, "--report", report, preexec_fn=limit_file_size)
+    code, _, said = finish(process)
+    found = json.loads(report.read_text())
+    assert code == 2 == found["exit_code"] and "error: disk full:" in said and "Traceback" not in said
+    assert 0 < found["frames_done"] < 60 and len(frames_of(out)) == found["frames_done"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_truncated_video_saves_what_was_readable(engine: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "in.avi", 40, noise=True)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    out, report = tmp_path / "out.mp4", tmp_path / "r.json"
+    code, _, said = finish(start("--engine", engine, clip, "--save", out, "--report", report))
+    found = json.loads(report.read_text())
+    assert code == 2 and "of the 40 frames it claims; truncated or damaged" in said
+    assert 5 < found["frames_done"] == found["frames_in"] == len(frames_of(out)) < 35
+
+
+def call(*arguments: Any) -> int:
+    """The script's main in this process."""
+    return run_video.main([str(argument) for argument in arguments])
+
+
+def test_limits_and_overlay_modes(engine: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "in.mp4", 12)
+    for mode, shape in (("overlay", (48, 64, 3)), ("mask", (48, 64, 3)), ("side-by-side", (48, 128, 3))):
+        out = tmp_path / f"{mode}.avi"
+        assert call("--engine", engine, clip, "--save", out, "--overlay", mode, "--max-frames", 4, "--alpha", 0.7) == 0
+        assert [frame.shape for frame in frames_of(out)] == [shape] * 4
+    assert call("--engine", engine, "scenes:size=48x64,frames=3", "--duration", 60, "--threads", 1) == 0
+
+
+def bug(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    from gradseg.runtime.overlay import Overlay
+
+    calls = iter(range(99))
+
+    def broken(self: Overlay, frame: Any, labels: Any, alpha: Optional[float] = None) -> Any:
+        if next(calls) == 3:
+            raise error
+        return frame
+
+    monkeypatch.setattr(Overlay, "__call__", broken)
+
+
+def test_a_bug_keeps_its_traceback_and_the_outputs(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, out, report = write_video(tmp_path / "in.mp4", 12), tmp_path / "out.mp4", tmp_path / "r.json"
+    bug(monkeypatch, ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        call("--engine", engine, clip, "--save", out, "--report", report)
+    assert any(entry.name == "broken" for entry in caught.traceback), "the traceback leads to the bug"
+    assert len(frames_of(out)) == 3
+    found = json.loads(report.read_text())
+    assert (found["exit_code"], found["exit_reason"], found["frames_done"]) == (1, "sink: a bug", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--save", "DIR/out.mkv"], "must end in .mp4 or .avi"),
+        (["--save", "DIR/in.mp4"], "is the input itself"),
+        (["--save", "DIR/in.mp4/out.mp4"], "cannot write"),
+        (["--labels", "DIR/in.mp4"], "--labels"),
+        (["--report", "DIR"], "is a directory"),
+        (["--report", "/dev/null"], "not a regular file"),
+        (["--save", "DIR/x.mp4", "--report", "DIR/x.mp4"], "both name"),
+        (["--alpha", "2"], "--alpha 2.0"),
+        (["--max-frames", "0"], "--max-frames 0"),
+        (["--duration", "-1"], "--duration -1.0"),
+        (["--duration", "nan"], "--duration nan"),
+        (["--threads", "0"], "--threads 0"),
+        (["--spec", "DIR/in.mp4"], "not JSON"),
+        (["--spec", "DIR/none.json"], "no such file"),
+    ],
+)
+def test_bad_options_are_one_line_before_any_work(
+    engine: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    clip = write_video(tmp_path / "in.mp4", 2)
+    before = clip.read_bytes()
+    with pytest.raises(GradsegError) as caught:
+        call("--engine", engine, clip, *[a.replace("DIR", str(tmp_path)) for a in arguments])
+    assert message in str(caught.value) and caught.value.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"] and clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b"junk" * 99, "corrupt")])
+def test_bad_videos_leave_nothing_behind(engine: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    clip, results = tmp_path / "in.mp4", tmp_path / "results"
+    clip.write_bytes(content)
+    options = ["--save", results / "o.mp4", "--labels", results / "labels", "--report", results / "r.json"]
+    code, _, said = finish(start("--engine", engine, clip, *options))
+    assert code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
+    assert not [p for p in results.rglob("*") if p.is_file()]
+
+
+def test_unreadable_camera_is_one_line(engine: Path) -> None:
+    code, _, said = finish(start("--engine", engine, "cam987"))
+    assert code == 2 and said.count("\n") == 1 and "no camera /dev/video987" in said
+
+
+def test_the_real_clip(engine: Path, tmp_path: Path, highway: Path) -> None:
+    out, report = tmp_path / "out.mp4", tmp_path / "r.json"
+    assert call("--engine", engine, highway, "--save", out, "--report", report) == 0
+    found = json.loads(report.read_text())
+    assert (found["frames_in"], found["frames_done"], found["frames_dropped"]) == (221, 221, 0)
+    frames, capture = frames_of(out), cv2.VideoCapture(str(out))
+    assert len(frames) == 221 and frames[0].shape == (540, 960, 3) and capture.get(cv2.CAP_PROP_FPS) == 25.0
