@@ -44,7 +44,9 @@ def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, sho
             pixels += labels.size
     result: dict[str, Any] = {
         "miou": confusion.miou(),
-        "per_class": {n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist(), strict=True)},
+        "per_class": {
+            n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist(), strict=True)
+        },
         "pixel_accuracy": confusion.pixel_accuracy(),
         "frames": len(data),
     }
@@ -89,9 +91,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"{name:<16}{'absent' if value is None else f'{value:.4f}'}")
     print(f"{'mIoU':<16}{result['miou']:.4f}\n{'pixel accuracy':<16}{result['pixel_accuracy']:.4f}")
     if against is not None:
-        print(f"against {against.name}: mIoU {result['against']['miou']:.4f}, agreement {result['against']['agreement']:.6f}")
+        other = result["against"]
+        print(f"against {against.name}: mIoU {other['miou']:.4f}, agreement {other['agreement']:.6f}")
     if arguments.json:
-        known = conditions(threads=arguments.threads, data=arguments.data, backend=engine.backend, precision=engine.precision)
+        known = conditions(
+            threads=arguments.threads, data=arguments.data, backend=engine.backend, precision=engine.precision
+        )
         write_json(arguments.json, {"engine": engine.name, **result, "conditions": known})
     return 0
 

@@ -98,7 +98,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(f"{'engine':<32}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'FPS':>8}")
     for row in rows:
         name = Path(row["engine"]).name
-        print(f"{name:<32}{row['precision']:>10}{row['p50_ms']:>9.2f}{row['p90_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['fps']:>8.1f}")
+        print(
+            f"{name:<32}{row['precision']:>10}{row['p50_ms']:>9.2f}{row['p90_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['fps']:>8.1f}"
+        )
     if arguments.json:
         known = conditions(threads=arguments.threads, warmup=arguments.warmup, frame_hw=list(frame_hw))
         write_json(arguments.json, {"engines": rows, "conditions": known})

@@ -1,4 +1,4 @@
-"""Checkpoints: weights plus ModelSpec in one file, read with `weights_only=True`; public ERFNet files too. Needs torch."""
+"""Checkpoints: weights plus ModelSpec in one file, read with `weights_only=True`; public ERFNet files too."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def load_state(spec: ModelSpec, state: Mapping[str, Any], where: str | Path, gra
     alpha = get_alpha(network)
     if alpha:
         raise GradsegError(
-            f"{where}: gradual grouping is not finished, alpha is {alpha:.4g} and the 1x1 convolutions are still dense; "
+            f"{where}: gradual grouping is not finished, alpha is {alpha:.4g}: the 1x1 convolutions are still dense; "
             "export the finalised checkpoint (best.pth), or train on until alpha is 0"
         )
     return finalise(network).eval()  # type: ignore[return-value]
@@ -187,8 +187,8 @@ def _public_state(raw: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
 def public_spec(path: str | Path, arch: str, size_hw: tuple[int, int] = (512, 1024)) -> ModelSpec:
     """The spec of a bare state dict of architecture `arch`; the class count is read from the last layer's weights.
 
-    20 outputs are Cityscapes' 19 classes and void, 19 without void, as the public ERFNet was trained: RGB / 255, no mean
-    or std. Any other count gets numbered names and a generated palette.
+    20 outputs are Cityscapes' 19 classes and void, 19 without void, as the public ERFNet was trained: RGB / 255, no
+    mean or std. Any other count gets numbered names and a generated palette.
     """
     state = _public_state(read_raw(path), path)
     last = state.get("decoder.output_conv.weight")

@@ -36,8 +36,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(str(temporary), 0o666 & ~mask)
-        os.replace(str(temporary), str(target))
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
     except OSError as error:
         raise GradsegError(f"cannot write {target}: {error.strerror or error}") from error
     finally:

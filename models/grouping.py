@@ -42,9 +42,8 @@ class GradualConv2d(nn.Conv2d):
         )
         self.target_groups = target_groups
         self.weight, self.bias = conv.weight, conv.bias
-        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        self.register_buffer("alpha", torch.ones((), **like))
-        eye = torch.eye(target_groups, **like)
+        eye = torch.eye(target_groups, device=conv.weight.device, dtype=conv.weight.dtype)
+        self.register_buffer("alpha", torch.ones_like(eye[0, 0]))
         blocks = eye.repeat_interleave(conv.out_channels // target_groups, 0)
         mask = blocks.repeat_interleave(conv.in_channels // target_groups, 1)[:, :, None, None]
         self.register_buffer("mask", mask, persistent=False)
@@ -52,13 +51,15 @@ class GradualConv2d(nn.Conv2d):
 
     def effective_weight(self) -> Tensor:
         """W ⊙ (M + α(1 − M)), (C_out, C_in, kH, kW)."""
-        return self.weight * torch.lerp(self.mask, torch.ones_like(self.mask), self.alpha.to(self.mask.dtype))
+        scale: Tensor = torch.lerp(self.mask, torch.ones_like(self.mask), self.alpha)
+        return self.weight * scale
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.effective_weight(), self.bias)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, target_groups={self.target_groups}, alpha={float(self.alpha):.4g}"
+        text = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{text}, target_groups={self.target_groups}, alpha={float(self.alpha):.4g}"
 
     def to_grouped(self) -> nn.Conv2d:
         """The true grouped convolution with the same function; raises GradsegError unless alpha is exactly 0."""
@@ -134,7 +135,9 @@ def convert(module: nn.Module, groups: int, select: Select = None) -> nn.Module:
         if conv.groups != 1:
             raise GradsegError(f"{label} already has {conv.groups} groups; only dense convolutions can be converted")
         if conv.in_channels % groups or conv.out_channels % groups:
-            raise GradsegError(f"{label} has {conv.in_channels}→{conv.out_channels} channels: not divisible by {groups}")
+            raise GradsegError(
+                f"{label} has {conv.in_channels}→{conv.out_channels} channels: not divisible by {groups}"
+            )
     converted: dict[int, GradualConv2d] = {}
     for name, conv in list(module.named_modules(remove_duplicate=False)):
         if isinstance(conv, nn.Conv2d) and any(conv is c for c in chosen.values()):

@@ -183,7 +183,9 @@ class ModelSpec:
         unknown = sorted(set(raw) - names)
         missing = sorted({"arch", "classes", "palette", "input_hw"} - set(raw))
         if unknown or missing:
-            raise GradsegError(f"{where}: missing fields {missing}, unknown fields {unknown}; known are {sorted(names)}")
+            raise GradsegError(
+                f"{where}: missing fields {missing}, unknown fields {unknown}; known are {sorted(names)}"
+            )
         values = dict(raw)
         try:
             values["classes"] = tuple(str(name) for name in raw["classes"])

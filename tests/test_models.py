@@ -46,7 +46,9 @@ def test_shapes_and_determinism(arch: str) -> None:
         assert not torch.equal(logits, network(x + 1))
 
 
-@pytest.mark.parametrize(("arch", "grouped"), [("dg2", 12), ("dg4s", 12), ("dg2-star", 26), ("dg8s-star", 26), ("d-star", 0)])
+@pytest.mark.parametrize(
+    ("arch", "grouped"), [("dg2", 12), ("dg4s", 12), ("dg2-star", 26), ("dg8s-star", 26), ("d-star", 0)]
+)
 def test_groups_and_shuffle_reach_the_encoder_only(arch: str, grouped: int) -> None:
     spec = spec_for(arch)
     network = SegNetwork(spec)

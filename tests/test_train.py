@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ def test_alpha_falls_from_one_to_exactly_zero(schedule: str, until: float, point
     values = [alpha_at(p, schedule, until) for p in sorted(points)]
     assert alpha_at(0.0, schedule, until) == 1.0
     assert alpha_at(until, schedule, until) == 0.0 == alpha_at(1.0, schedule, until)
-    assert all(0 <= later <= earlier <= 1 for earlier, later in zip(values, values[1:], strict=False))
+    assert all(0 <= later <= earlier <= 1 for earlier, later in pairwise(values))
 
 
 def test_step_schedule_has_five_drops() -> None:
@@ -68,7 +69,7 @@ def test_phases_cover_every_epoch_once(epochs: int) -> None:
     assert [p.name for p in phases] == ["encoder", "decoder", "joint"]
     assert phases[0].start == 0
     assert phases[-1].end == epochs
-    assert all(a.end == b.start and a.epochs >= 1 for a, b in zip(phases, phases[1:], strict=False))
+    assert all(a.end == b.start and a.epochs >= 1 for a, b in pairwise(phases))
     assert [p.name for p in plan_phases(epochs, None, None, True)] == ["joint"]
 
 
@@ -180,7 +181,9 @@ def test_run_killed_and_resumed_equals_an_uninterrupted_one(data: Path, tmp_path
     load_checkpoint(cut / "last.pth")
 
 
-def test_unfinished_encoder_phase_is_not_exportable(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_encoder_phase_is_not_exportable(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gradseg.train.trainer import Trainer
 
     class StoppedError(Exception):
@@ -195,7 +198,7 @@ def test_unfinished_encoder_phase_is_not_exportable(data: Path, tmp_path: Path, 
     monkeypatch.setattr(Trainer, "_save", save_then_stop)
     with pytest.raises(StoppedError):
         main([*SMALL, "--data", f"folder:{data}", "--epochs", "8", "--out", str(tmp_path)])
-    with pytest.raises(GradsegError, match="gradual grouping is not finished, alpha is 0\\.\\d+"):
+    with pytest.raises(GradsegError, match=r"gradual grouping is not finished, alpha is 0\.\d+"):
         load_checkpoint(tmp_path / "last.pth")
 
 
@@ -204,7 +207,9 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     arguments = [*FIT[1:], *SMALL, "--data", f"folder:{data}", "--epochs", "3", "--out", str(tmp_path / "two")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, *arguments], env=environment, timeout=300, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*torchrun, *arguments], env=environment, timeout=300, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = rows_of(tmp_path / "two")
     assert [row["phase"] for row in rows] == ["encoder", "decoder", "joint"]
@@ -250,5 +255,5 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(data: Path
     main([*base, "--epochs", "1"])
     with pytest.raises(GradsegError, match="already holds a run; continue it with --resume"):
         main([*base, "--epochs", "1"])
-    with pytest.raises(GradsegError, match="other settings \\(epochs: 1 → 2\\)"):
+    with pytest.raises(GradsegError, match=r"other settings \(epochs: 1 → 2\)"):
         main([*base, "--epochs", "2", "--resume"])

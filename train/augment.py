@@ -29,7 +29,9 @@ NO_AUGMENT = Augment(scale=(1.0, 1.0), flip=False, colour=0.0, soften=0.0)
 PRESETS = {"full": Augment(), "light": Augment(scale=(0.8, 1.25), colour=0.3, soften=0.0), "none": NO_AUGMENT}
 
 
-def random_crop(sample: Sample, crop_hw: tuple[int, int], how: Augment, rng: np.random.Generator) -> tuple[Image, Image]:
+def random_crop(
+    sample: Sample, crop_hw: tuple[int, int], how: Augment, rng: np.random.Generator
+) -> tuple[Image, Image]:
     """A crop of the randomly zoomed sample: uint8 BGR (h, w, 3) and uint8 labels (h, w), `IGNORE` beyond the frame."""
     height, width = sample.label.shape
     zoom = float(np.exp(rng.uniform(np.log(how.scale[0]), np.log(how.scale[1]))))
@@ -83,5 +85,6 @@ def vary_colour(image: Image, strength: float, rng: np.random.Generator) -> Imag
 def _soften(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.5:
         return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2)))
-    noise = rng.normal(0, rng.uniform(2, 8), image.shape).astype(np.int16)
-    return np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 8))
+    noisy: Image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return noisy

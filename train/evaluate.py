@@ -24,7 +24,8 @@ def evaluate(
     """Confusion matrix over `data` (or the samples at `indices`).
 
     `logits_of` maps float32 (1, 3, h, w) to logits (1, C, h', w'); coarser logits are interpolated bilinearly to the
-    network's input size. Labels are resized to the frame by nearest neighbour, as on a device. The caller sets eval mode.
+    network's input size. Labels are resized to the frame by nearest neighbour, as on a device. The caller sets
+    evaluation mode.
     """
     preprocess = Preprocessor(spec.input_hw)
     confusion = Confusion(spec.num_classes)

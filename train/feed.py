@@ -85,7 +85,7 @@ class Feeder:
                         return
                     put(self._batch(indices))
                 put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
+            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
                 put(error)
 
         thread = threading.Thread(target=produce, daemon=True)

@@ -14,7 +14,7 @@ from gradseg.data.base import Dataset, Sample, Subset, spread
 from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
-from gradseg.models.spec import ARCHS, STRIDE, ModelSpec, parse_size, size_problem, spec_for
+from gradseg.models.spec import ARCHS, STRIDE, parse_size, size_problem, spec_for
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 from gradseg.train.augment import PRESETS
 from gradseg.train.feed import Cached
@@ -47,7 +47,7 @@ class Resized(Dataset):
 def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optional[int] = None) -> FitResult:
     """Trains `settings` into folder `out`: best.pth, last.pth, log.csv, curves.png, tensorboard/, settings.json.
 
-    Raises GradsegError for data, sizes or an output folder that do not fit. With `resume`, continues from `out`/last.pth.
+    With `resume`, continues from `out`/last.pth. Raises GradsegError for data, sizes or a folder that do not fit.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -137,7 +137,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ema", type=float, default=base.ema, help="decay of the averaged weights, 0 for none")
     made.add_argument("--dropout", type=float, default=base.dropout, help="factor on ERFNet's dropout rates")
     made.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default=base.alpha_schedule)
-    made.add_argument("--alpha-until", type=float, default=base.alpha_until, help="share of the encoder phase until alpha is 0")
+    made.add_argument(
+        "--alpha-until", type=float, default=base.alpha_until, help="share of the encoder phase until alpha is 0"
+    )
     made.add_argument("--precision", choices=PRECISIONS, default=base.precision, help="mixed precision")
     made.add_argument("--seed", type=int, default=base.seed)
     made.add_argument("--limit", type=int, help="use at most this many frames")

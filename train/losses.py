@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from gradseg.models.errors import GradsegError
 WEIGHTINGS = ("none", "enet", "median")
 
 
-def class_shares(data: Dataset, most: int = 400) -> np.ndarray:  # type: ignore[type-arg]
+def class_shares(data: Dataset, most: int = 400) -> np.ndarray[Any, Any]:
     """Pixel share of each class over at most `most` evenly spread frames, float64 (C,), summing to 1."""
     counts = np.zeros(len(data.classes), np.int64)
     step = max(1, len(data) // most)
@@ -21,10 +23,11 @@ def class_shares(data: Dataset, most: int = 400) -> np.ndarray:  # type: ignore[
         counts += np.bincount(data[index].label.ravel(), minlength=256)[: len(counts)]
     if not counts.sum():
         raise GradsegError("every label of the training data is ignored; nothing to learn")
-    return counts / counts.sum()
+    shares: np.ndarray[Any, Any] = counts / counts.sum()
+    return shares
 
 
-def class_weights(shares: np.ndarray, weighting: str, power: float = 1.0) -> Tensor:  # type: ignore[type-arg]
+def class_weights(shares: np.ndarray[Any, Any], weighting: str, power: float = 1.0) -> Tensor:
     """float32 (C,) with mean 1 over the classes present; absent classes weigh 0 when weighted by frequency.
 
     "enet": 1 / ln(1.02 + share) (Paszke et al., ENet, 2016). "median": median share / share (Eigen & Fergus, ICCV
@@ -71,6 +74,6 @@ def coarse_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Ten
     valid = labels != IGNORE
     classes = logits.shape[1]
     target = F.one_hot(labels.where(valid, torch.zeros_like(labels)), classes) * valid.unsqueeze(-1)
-    shares = F.adaptive_avg_pool2d(target.permute(0, 3, 1, 2).to(logits.dtype), logits.shape[2:])
+    shares = F.adaptive_avg_pool2d(target.permute(0, 3, 1, 2).to(logits.dtype), (logits.shape[2], logits.shape[3]))
     weighted = shares * weights.view(1, -1, 1, 1)
     return -(weighted * logits.log_softmax(1)).sum() / weighted.sum().clamp_min(1e-6)

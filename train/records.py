@@ -20,19 +20,22 @@ class Records:
         self.columns = ["epoch", "phase", "alpha", "lr", "loss", "miou", "pixel_accuracy", "seconds"]
         self.columns += [f"iou/{name}" for name in classes]
         self.rows = [dict(row) for row in rows]
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=len(self.rows))  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=len(self.rows))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends an epoch's row and rewrites the files (small: a run has hundreds of rows)."""
         self.rows.append(dict(row))
         for key, value in row.items():
             if isinstance(value, float) and math.isfinite(value):
-                self.board.add_scalar(key, value, int(row["epoch"]))  # type: ignore[no-untyped-call]
-        self.board.flush()  # type: ignore[no-untyped-call]
+                self.board.add_scalar(key, value, int(row["epoch"]))
+        self.board.flush()
         self.write_csv()
 
     def write_csv(self) -> None:
-        with atomic_path(self.out / "log.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        with (
+            atomic_path(self.out / "log.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.DictWriter(stream, self.columns, restval="")
             writer.writeheader()
             for row in self.rows:
@@ -49,7 +52,9 @@ class Records:
         epochs = [row["epoch"] for row in self.rows]
         left.plot(epochs, [row["loss"] for row in self.rows], color="tab:blue", label="training loss")
         evaluated = [row for row in self.rows if math.isfinite(row["miou"])]
-        right.plot([row["epoch"] for row in evaluated], [row["miou"] for row in evaluated], ".-", label="validation mIoU")
+        right.plot(
+            [row["epoch"] for row in evaluated], [row["miou"] for row in evaluated], ".-", label="validation mIoU"
+        )
         right.plot(epochs, [row["alpha"] for row in self.rows], color="tab:orange", label="alpha")
         right.set_ylim(0, 1)
         for axis in (left, right):
@@ -65,4 +70,4 @@ class Records:
         pyplot.close(figure)
 
     def close(self) -> None:
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()

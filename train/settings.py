@@ -83,4 +83,6 @@ class FitSettings:
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """'name: stored → now' for every setting that differs from a stored run's."""
-        return [f"{key}: {stored.get(key)} → {value}" for key, value in self.to_dict().items() if stored.get(key) != value]
+        return [
+            f"{key}: {stored.get(key)} → {value}" for key, value in self.to_dict().items() if stored.get(key) != value
+        ]

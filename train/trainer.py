@@ -131,7 +131,8 @@ class Trainer:
         return FitResult(self.best_path, self.last_path, self.best, self.settings.epochs)
 
     def _run_phase(self, phase: Phase, records: Optional[Records], progress: Progress) -> None:
-        if phase.name != "encoder" and (self.network.encoder.output_conv is not None or get_alpha(self.network) is not None):
+        unfinished = self.network.encoder.output_conv is not None or get_alpha(self.network) is not None
+        if phase.name != "encoder" and unfinished:
             leave_encoder_phase(self.network)
             self._to_device()
         module = phase_module(self.network, phase.name)
@@ -150,7 +151,8 @@ class Trainer:
         while self.epoch < phase.end:
             started = time.perf_counter_ns()
             loss, rate = self._train_epoch(phase, wrapped, optimizer, average, progress)
-            row = {"epoch": self.epoch, "phase": phase.name, "alpha": get_alpha(self.network) or 0.0, "lr": rate, "loss": loss}
+            alpha = get_alpha(self.network) or 0.0
+            row = {"epoch": self.epoch, "phase": phase.name, "alpha": alpha, "lr": rate, "loss": loss}
             row.update(self._validate(phase, average, progress))
             row["seconds"] = (time.perf_counter_ns() - started) / 1e9
             self.epoch += 1
@@ -179,7 +181,8 @@ class Trainer:
         self, phase: Phase, module: Any, optimizer: Any, average: Average, progress: Progress
     ) -> tuple[float, float]:
         settings, fabric = self.settings, self.fabric
-        order = epoch_order(len(self.data), settings.seed, self.epoch, fabric.global_rank, fabric.world_size, settings.batch)
+        rank, world = fabric.global_rank, fabric.world_size
+        order = epoch_order(len(self.data), settings.seed, self.epoch, rank, world, settings.batch)
         assert settings.crop is not None
         feeder = Feeder(self.data, self.spec, settings.crop, PRESETS[settings.augment], settings.seed, self.epoch)
         torch.manual_seed(settings.seed * 100_003 + self.epoch * 101 + fabric.global_rank)  # dropout: same when resumed
@@ -239,7 +242,7 @@ class Trainer:
         return found
 
     def _save(self, phase: Phase, optimizer: Any, average: Average, row: dict[str, Any]) -> None:
-        """best.pth when the full network improved; last.pth always: the averaged weights and all that resuming needs."""
+        """best.pth when the full network improved; last.pth always: averaged weights and all that resuming needs."""
         self.rows.append(row)
         if not self.fabric.is_global_zero:
             return
