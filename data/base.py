@@ -15,7 +15,7 @@ IGNORE = 255  # label value of pixels that count neither in the loss nor in the 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled frame. image: uint8 BGR (H, W, 3). label: uint8 (H, W), class index or `IGNORE`. name: for messages."""
+    """One labelled frame. image: uint8 BGR (H, W, 3). label: uint8 (H, W), class index or `IGNORE`."""
 
     image: np.ndarray[Any, Any]
     label: np.ndarray[Any, Any]

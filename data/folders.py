@@ -44,13 +44,13 @@ class FolderData(Dataset):
         images, labels = folder / "images", folder / "labels"
         for part in (images, labels):
             if not part.is_dir():
-                raise GradsegError(f"{folder}: no folder {part.name}/ inside; expected images/ and labels/ of the same names")
+                raise GradsegError(f"{folder}: no folder {part.name}/ inside; expected images/ and labels/")
         self.pairs: List[Tuple[Path, Path]] = [(p, labels / f"{p.stem}.png") for p in list_images(images)]
         if not self.pairs:
             raise GradsegError(f"{images}: no images ({', '.join(IMAGE_SUFFIXES)}) inside")
         missing = [str(label) for _, label in self.pairs if not label.is_file()]
         if missing:
-            raise GradsegError(f"{folder}: {len(missing)} of {len(self.pairs)} images have no label, first {missing[0]}")
+            raise GradsegError(f"{folder}: {len(missing)} of {len(self.pairs)} images lack a label, first {missing[0]}")
         # -1 marks values that are neither a class nor ignored
         table = np.full(256, -1, np.int16)
         table[: len(self.classes)] = np.arange(len(self.classes))
@@ -71,13 +71,13 @@ class FolderData(Dataset):
                 f"{label_path}: a label is one channel of uint8 class indices; found shape {raw.shape}, {raw.dtype}"
             )
         if raw.shape != image.shape[:2]:
-            raise GradsegError(f"{label_path}: label is {raw.shape[0]}x{raw.shape[1]}, its image {image.shape[0]}x{image.shape[1]}")
+            found, needed = ("x".join(str(v) for v in each.shape[:2]) for each in (raw, image))
+            raise GradsegError(f"{label_path}: label is {found} (height x width), its image {needed}")
         mapped = self._table[raw]
         if mapped.min() < 0:
             bad = sorted({int(v) for v in np.unique(raw[mapped < 0])})
-            raise GradsegError(
-                f"{label_path}: label values {bad[:8]} outside the {len(self.classes)} classes (0..{len(self.classes) - 1})"
-            )
+            count = len(self.classes)
+            raise GradsegError(f"{label_path}: label values {bad[:8]} outside the {count} classes (0..{count - 1})")
         return Sample(image, mapped.astype(np.uint8), image_path.stem)
 
 
@@ -93,7 +93,7 @@ def folder_with_classes(folder: Path) -> FolderData:
 
 
 def read_classes(path: Path) -> Tuple[Tuple[str, ...], Tuple[Rgb, ...], Tuple[int, ...]]:
-    """Names, RGB palette (generated if absent) and ignored values of a classes.json; GradsegError if it is ill-formed."""
+    """Names, RGB palette (generated if absent) and ignored values of a classes.json; GradsegError if ill-formed."""
     try:
         raw = json.loads(require_file(path, 'a classes.json such as {"classes": ["road", "car"]}').read_text("utf-8"))
     except ValueError as error:

@@ -23,8 +23,8 @@ GRAMMAR = "camvid:DIR, folder:DIR, scenes:[frames=N,seed=S,size=HxW], or several
 
 
 def open_data(text: str, limit: Optional[int] = None) -> Dataset:
-    """Opens a data spec; `limit` keeps that many frames, evenly spread. Raises GradsegError for a spec it cannot open."""
-    parts = re.split(r"\+(?=(?:camvid|folder|scenes):)", text)
+    """Opens a data spec; `limit` keeps that many frames, evenly spread. GradsegError for a spec it cannot open."""
+    parts = re.split(r"\s*\+\s*(?=(?:camvid|folder|scenes):)", text.strip())
     opened = [_open_one(part.strip()) for part in parts]
     data = opened[0] if len(opened) == 1 else Concat(opened)
     return spread(data, limit) if limit is not None else data
@@ -62,6 +62,6 @@ def parse_options(text: str, known: tuple[str, ...], where: str) -> Dict[str, st
 
 def _number(options: Dict[str, str], key: str, default: int) -> int:
     value = options.get(key, str(default))
-    if not value.isdigit() or (key == "frames" and int(value) < 1):
+    if not value.isdecimal() or (key == "frames" and int(value) < 1):
         raise GradsegError(f"scenes: {key}={value}: expected a whole number{' above 0' if key == 'frames' else ''}")
     return int(value)

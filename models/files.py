@@ -23,8 +23,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     folder cannot be created or written to.
     """
     target = Path(path)
-    if target.is_dir():
-        raise GradsegError(f"cannot write {target}: it is a directory; name a file")
+    if target.exists() and not target.is_file():  # renaming onto a device node would replace it
+        kind = "a directory" if target.is_dir() else "not a regular file"
+        raise GradsegError(f"cannot write {target}: it is {kind}; name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=str(target.parent))

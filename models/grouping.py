@@ -55,7 +55,7 @@ class GradualConv2d(nn.Conv2d):
         return self.weight * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.effective_weight(), self.bias)
+        return self._conv_forward(x, self.effective_weight(), self.bias)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         text = super().extra_repr()  # type: ignore[no-untyped-call]

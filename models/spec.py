@@ -256,7 +256,7 @@ def size_problem(size_hw: Sequence[int], stride: int = STRIDE) -> str:
 def parse_size(text: str) -> Tuple[int, int]:
     """'360x480' (height x width) → (360, 480); raises GradsegError on anything else."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise GradsegError(f"size {text!r}: write HEIGHTxWIDTH in pixels, such as 360x480")
     return int(parts[0]), int(parts[1])
 

@@ -132,7 +132,7 @@ def test_size_problem_suggests_sizes_that_fit(height: int, width: int) -> None:
             assert size_problem(parse_size(word)) == ""
 
 
-@pytest.mark.parametrize("text", ["", "480", "0x8", "axb", "-8x8", "8x8x8", "8.5x8"])
+@pytest.mark.parametrize("text", ["", "480", "0x8", "axb", "-8x8", "8x8x8", "8.5x8", "²x8"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(GradsegError, match="HEIGHTxWIDTH"):
         parse_size(text)
