@@ -75,7 +75,8 @@ def test_accuracy_refuses_data_of_other_classes(checkpoint: Path) -> None:
 def test_accuracy_script(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.json"
     spec = "scenes:frames=2,size=48x64"
-    assert accuracy.main(["--engine", str(checkpoint), "--data", spec, "--against", str(checkpoint), "--json", str(out)]) == 0
+    arguments = ["--engine", str(checkpoint), "--data", spec, "--against", str(checkpoint)]
+    assert accuracy.main([*arguments, "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert set(result["conditions"]) >= CONDITIONS
     assert result["against"]["agreement"] == 1.0

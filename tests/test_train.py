@@ -18,11 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradseg.data.base import IGNORE, Sample
-from gradseg.models.checkpoint import load_checkpoint
+from gradseg.models.checkpoint import gradual_network, load_checkpoint, save_checkpoint
 from gradseg.models.errors import GradsegError
+from gradseg.models.network import SegNetwork
+from gradseg.models.spec import spec_for
 from gradseg.train.augment import NO_AUGMENT, PRESETS, random_crop
 from gradseg.train.feed import epoch_order
 from gradseg.train.fit import main
+from gradseg.train.initial import initialise
 from gradseg.train.losses import class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
 from gradseg.train.schedules import ALPHA_SCHEDULES, alpha_at, learning_rate, plan_phases
 
@@ -228,6 +231,25 @@ def test_direct_training_learns(data: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "best.pth")
     assert checkpoint.spec.classes == ("dark", "light")
     assert checkpoint.info["settings"]["direct"] is True
+
+
+def test_starting_from_another_checkpoint(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    given = SegNetwork(spec_for("dg4-star-light", ("dark", "light"), ((0, 0, 0), (1, 1, 1)), (32, 48))).eval()
+    save_checkpoint(tmp_path / "given.pth", given)
+    x = torch.randn(1, 3, 32, 48)
+    dense = gradual_network(given.spec).eval()
+    assert "taken over" in initialise(dense, tmp_path / "given.pth")
+    with torch.no_grad():  # off-diagonal weights are 0: the same function at alpha 1
+        assert torch.allclose(dense(x), given(x), atol=1e-5)
+
+    other = SegNetwork(spec_for("dg4-star-light", input_hw=(32, 48)))
+    assert "new prediction layers (2 tensors)" in initialise(other, tmp_path / "given.pth")
+    with pytest.raises(GradsegError, match="'dg4-star-light' does not fit 'd-star'"):
+        initialise(SegNetwork(spec_for("d-star")), tmp_path / "given.pth")
+
+    arguments = [*SMALL, "--data", f"folder:{data}", "--epochs", "3", "--init", str(tmp_path / "given.pth")]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from runtime_toys import deployment_onnx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,11 +44,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("build") / "gradseg"
     copy.mkdir()
     for name in (*FOLDERS, "src"):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+        unwanted = shutil.ignore_patterns("*.egg-info", "__pycache__")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=unwanted)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", str(copy.parent)]
-    done = subprocess.run([*command, str(copy)], capture_output=True, text=True, check=False)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
+    done = subprocess.run([*pip, "-w", str(copy.parent), str(copy)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(copy.parent.glob("*.whl"))
 

@@ -62,6 +62,8 @@ def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optiona
         trainer.resume()
     if fabric.is_global_zero:
         write_json(out / "settings.json", settings.to_dict())
+        if trainer.started and not resume:
+            print(trainer.started, flush=True)
     return trainer.run()
 
 
@@ -119,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("arch", metavar="ID", help=f"architecture: {', '.join(ARCHS)}")
     made.add_argument("--data", default="scenes:", help=f"training frames: {GRAMMAR}")
     made.add_argument("--val", help="validation frames, a data spec (default: every tenth frame is held out)")
+    made.add_argument("--init", help="checkpoint whose weights to start from (other classes get new prediction layers)")
     made.add_argument("--out", required=True, type=Path, help="folder for checkpoints, logs and curves")
     made.add_argument("--resume", action="store_true", help="continue the run in --out after a kill")
     made.add_argument("--direct", action="store_true", help="ordinary training of the grouped network, one phase")

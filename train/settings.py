@@ -21,12 +21,13 @@ class FitSettings:
     size: what the network sees (None: the first frame's size, rounded down to what fits). crop: training crop (None:
     size). class_power softens the class weights; jaccard weighs the soft Jaccard loss beside the cross-entropy.
     alpha_until: share of the encoder phase after which α is 0. ema: decay of the averaged weights that are evaluated
-    and saved (0: off). batch is per process.
+    and saved (0: off). batch is per process. init: a checkpoint to start from.
     """
 
     arch: str
     data: str
     val: Optional[str] = None
+    init: Optional[str] = None
     epochs: int = 150
     encoder_epochs: Optional[int] = None
     decoder_epochs: Optional[int] = None

@@ -24,6 +24,7 @@ from gradseg.runtime.metrics import Confusion
 from gradseg.train.augment import PRESETS
 from gradseg.train.evaluate import evaluate
 from gradseg.train.feed import Feeder, epoch_order
+from gradseg.train.initial import initialise
 from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
 from gradseg.train.phases import (
     Average,
@@ -80,6 +81,7 @@ class Trainer:
         self.network: SegNetwork = first_network(spec, settings.direct, has_encoder_phase, settings.dropout)
         if not has_encoder_phase and get_alpha(self.network) is not None:
             set_alpha(self.network, 0.0)  # nothing would ever lower it
+        self.started = initialise(self.network, settings.init) if settings.init else ""
         self._to_device()
         self.weights = class_weights(class_shares(data), settings.class_weights, settings.class_power)
         self.weights = self.weights.to(fabric.device)
