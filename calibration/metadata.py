@@ -1,0 +1,99 @@
+"""What a GradSeg ONNX file says about itself, read and written. Reading needs the standard library alone.
+
+Keys of `metadata_props`: gradseg.spec (ModelSpec JSON), gradseg.format (deployment | logits), gradseg.precision
+(fp32 | fp16 | int8), gradseg.calibration (JSON, INT8 only), gradseg.target (cpu | trt, INT8 only).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+
+from gradseg.models.errors import GradsegError
+from gradseg.models.files import require_file
+from gradseg.models.spec import ModelSpec
+
+SPEC, FORMAT, PRECISION = "gradseg.spec", "gradseg.format", "gradseg.precision"
+CALIBRATION, TARGET = "gradseg.calibration", "gradseg.target"
+DEPLOYMENT, LOGITS = "deployment", "logits"
+
+
+def read_metadata(path: Union[str, Path]) -> Dict[str, str]:
+    """The metadata of an ONNX file, without onnx or protobuf. GradsegError if the file is not an ONNX model."""
+    found = require_file(path, "an ONNX model (.onnx)")
+    try:
+        return metadata_of_bytes(found.read_bytes())
+    except ValueError as error:
+        raise GradsegError(f"{found}: truncated or not an ONNX model ({error})") from error
+
+
+def metadata_of_bytes(data: bytes) -> Dict[str, str]:
+    """`metadata_props` (field 14) of a serialised ModelProto; ValueError if the bytes are not one."""
+    metadata: Dict[str, str] = {}
+    has_graph = False
+    for number, value in _fields(data):
+        if number == 7 and isinstance(value, memoryview):
+            has_graph = True
+        if number == 14 and isinstance(value, memoryview):
+            entry = {n: bytes(v).decode("utf-8") for n, v in _fields(value) if isinstance(v, memoryview)}
+            metadata[entry.get(1, "")] = entry.get(2, "")
+    if not has_graph:
+        raise ValueError("no graph inside")
+    return metadata
+
+
+def _fields(data: Union[bytes, memoryview]) -> Iterator[Tuple[int, Any]]:
+    """(field number, value) of a protobuf message's top level: int, or memoryview for length-delimited fields."""
+    view, position = memoryview(data), 0
+    while position < len(view):
+        key, position = _varint(view, position)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(view, position)
+            yield number, value
+            continue
+        if kind == 2:
+            size, position = _varint(view, position)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind} at byte {position}")
+        if position + size > len(view):
+            raise ValueError(f"{position + size} bytes needed, {len(view)} there")
+        yield number, view[position : position + size]
+        position += size
+
+
+def _varint(view: memoryview, position: int) -> Tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(view) or shift > 63:
+            raise ValueError("cut off inside a number")
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def spec_from_metadata(metadata: Mapping[str, str], where: Union[str, Path]) -> ModelSpec:
+    """The ModelSpec inside; GradsegError saying how to give it if there is none."""
+    if SPEC not in metadata:
+        raise GradsegError(
+            f"{where}: an ONNX model without GradSeg metadata; say what it is with --spec FILE (a ModelSpec as JSON), "
+            "or export it again from its checkpoint: python export/to_onnx.py CKPT"
+        )
+    return ModelSpec.from_json(metadata[SPEC], f"{where}: {SPEC}")
+
+
+def set_metadata(model: Any, values: Mapping[str, Optional[str]]) -> None:
+    """Writes key/value pairs into a ModelProto, replacing those that are there; None removes."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    kept.update({key: value for key, value in values.items() if value is not None})
+    for key in [key for key, value in values.items() if value is None]:
+        kept.pop(key, None)
+    del model.metadata_props[:]
+    for key, value in kept.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value

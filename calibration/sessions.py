@@ -1,0 +1,42 @@
+"""ONNX models in memory, run by ONNX Runtime on the CPU. onnxruntime is imported when a session is opened."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+
+from gradseg.models.errors import GradsegError
+
+
+class OnnxRunner:
+    """A session over serialised ONNX bytes.
+
+    Args:
+        data: the serialised ModelProto.
+        where: for messages.
+        threads: intra-operator threads; None lets ONNX Runtime choose.
+        optimise: False keeps the graph as written, so that every exposed tensor is the one that the network computes.
+    """
+
+    def __init__(self, data: bytes, where: str = "model", threads: Optional[int] = None, optimise: bool = True) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise GradsegError("ONNX Runtime is not installed: pip install onnxruntime", exit_code=3) from error
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own for every kind of bad file
+            raise GradsegError(f"{where}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:200]})") from error
+        self.input = self._session.get_inputs()[0].name
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: np.ndarray[Any, Any], names: Optional[Sequence[str]] = None) -> List[np.ndarray[Any, Any]]:
+        """The outputs called `names` (all by default) for one input batch."""
+        return list(self._session.run(names, {self.input: batch}))

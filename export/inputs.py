@@ -1,0 +1,213 @@
+"""What the export scripts take in: a checkpoint or an ONNX file, turned into a verified deployment-form model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+
+from gradseg.calibration import metadata
+from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sources import default_source
+from gradseg.export import verify
+from gradseg.models.errors import GradsegError
+from gradseg.models.files import require_file
+from gradseg.models.spec import ModelSpec, parse_size
+from gradseg.runtime.engine import read_spec
+
+
+@dataclass
+class Loaded:
+    """An ONNX model in memory with its spec. `agreement`: with PyTorch, None if it came from an ONNX file."""
+
+    model: Any  # onnx.ModelProto
+    spec: ModelSpec
+    agreement: Optional[verify.Agreement] = None
+
+    @property
+    def precision(self) -> str:
+        return next((e.value for e in self.model.metadata_props if e.key == metadata.PRECISION), "fp32")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True) -> None:
+    """The arguments that every export script shares."""
+    kinds = "checkpoint (.pth) or ONNX model (.onnx)" if onnx else "checkpoint (.pth)"
+    parser.add_argument("model", help=kinds)
+    parser.add_argument("-o", "--out", help="file to write; by default beside the input")
+    parser.add_argument(
+        "--arch", help="architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"
+    )
+    parser.add_argument("--size", help="input size HEIGHTxWIDTH in place of the checkpoint's")
+    parser.add_argument(
+        "--data",
+        default=None,
+        help="frames to verify on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)",
+    )
+    if onnx:
+        parser.add_argument("--spec", help="ModelSpec as a JSON file, for an ONNX model without GradSeg metadata")
+
+
+def size_of(args: argparse.Namespace) -> Optional[Tuple[int, int]]:
+    return parse_size(args.size) if args.size else None
+
+
+def load_checkpoint_for(path: str, arch: Optional[str], size_hw: Optional[Tuple[int, int]]) -> Any:
+    """The checkpoint, its spec at `size_hw`; `arch` names a bare state dict's architecture. Imports torch."""
+    try:
+        from gradseg.models.checkpoint import load_checkpoint, public_spec, read_raw
+    except ImportError as error:
+        raise GradsegError(
+            f"{path}: a checkpoint needs PyTorch, which is not installed here; export it to ONNX where it is "
+            "(python export/to_onnx.py CKPT) and give the .onnx file",
+            exit_code=3,
+        ) from error
+    spec = None
+    if arch is not None and "spec" not in read_raw(path):
+        spec = public_spec(path, arch)
+    ckpt = load_checkpoint(path, spec)
+    if size_hw is not None:
+        ckpt.spec = ckpt.spec.with_size(size_hw)
+    return ckpt
+
+
+def model_from_checkpoint(
+    path: str,
+    arch: Optional[str] = None,
+    size_hw: Optional[Tuple[int, int]] = None,
+    data: Optional[str] = None,
+    logits: bool = False,
+) -> Loaded:
+    """Exports a checkpoint and verifies it against PyTorch on real frames; GradsegError if it does not hold."""
+    ckpt = load_checkpoint_for(path, arch, size_hw)
+    from gradseg.export.onnx_export import onnx_from_checkpoint
+
+    model = onnx_from_checkpoint(ckpt, logits=logits)
+    batches = verify.verification_batches(data or default_source(ckpt.spec.input_hw), ckpt.spec.input_hw)
+    agreement = verify_against_checkpoint(model, ckpt, batches, path, logits)
+    return Loaded(model, ckpt.spec, agreement)
+
+
+def verify_against_checkpoint(
+    model: Any, ckpt: Any, batches: List[np.ndarray[Any, Any]], where: str, logits: bool
+) -> verify.Agreement:
+    """Runs the model in ONNX Runtime beside the PyTorch network; see `verify`."""
+    import torch
+
+    from gradseg.runtime.preprocess import normalised_chw
+
+    runner = OnnxRunner(model.SerializeToString(), where)
+
+    def reference(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with torch.no_grad():
+            output = ckpt.network(torch.from_numpy(normalised_chw(batch, ckpt.spec)))
+        logits: np.ndarray[Any, Any] = output.numpy()
+        return logits
+
+    def network(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if not logits:
+            return runner.run(batch)[0]
+        best: np.ndarray[Any, Any] = runner.run(normalised_chw(batch, ckpt.spec))[0].argmax(axis=1)
+        return best
+
+    agreement = verify.check_equal(network, reference, batches, where)
+    verify.check_alive(network, batches, where)
+    return agreement
+
+
+def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:
+    """Reads an ONNX file in the deployment form, or in the logits form, which is then turned into the deployment form.
+
+    Raises GradsegError for a file that is not ONNX, that has no spec, or whose input disagrees with its spec.
+    """
+    found = require_file(path, "an ONNX model (.onnx)")
+    values = metadata.read_metadata(found)
+    spec = spec_for_onnx(values, path, spec_file)
+    try:
+        import onnx
+    except ImportError as error:
+        raise GradsegError("the onnx package is not installed here: pip install onnx", exit_code=3) from error
+    try:
+        model = onnx.load(str(found))
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx and protobuf raise many classes for a damaged file
+        raise GradsegError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0][:160]})") from error
+    inputs = list(model.graph.input)
+    for value in [*inputs, *model.graph.output]:  # an open batch dimension becomes 1
+        batch = value.type.tensor_type.shape.dim[:1]
+        if batch and not batch[0].dim_value:
+            batch[0].dim_value = 1
+    dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
+    elem = inputs[0].type.tensor_type.elem_type if inputs else 0
+    if elem == onnx.TensorProto.UINT8 and dims == [1, *spec.input_hw, 3]:
+        return Loaded(model, spec)
+    if elem == onnx.TensorProto.FLOAT and dims == [1, 3, *spec.input_hw] and len(model.graph.output) == 1:
+        from gradseg.export.onnx_export import deployment_from_logits
+
+        return Loaded(deployment_from_logits(model, spec), spec)
+    raise GradsegError(
+        f"{path}: expected one input, uint8 {[1, *spec.input_hw, 3]} or float32 {[1, 3, *spec.input_hw]} as its spec "
+        f"says; found {len(inputs)} input(s), the first {dims}"
+    )
+
+
+def spec_for_onnx(values: Any, path: str, spec_file: Optional[str]) -> ModelSpec:
+    """The spec in the metadata, or the one in `spec_file` for a file without."""
+    if metadata.SPEC not in values and spec_file:
+        return read_spec(spec_file)
+    return metadata.spec_from_metadata(values, path)
+
+
+def load_any(args: argparse.Namespace) -> Loaded:
+    """A checkpoint or an ONNX file by its suffix, from the arguments that `add_model_arguments` defines."""
+    suffix = Path(args.model).suffix.lower()
+    if suffix == ".onnx":
+        if args.size or args.arch:
+            raise GradsegError(
+                f"{args.model}: --size and --arch are for checkpoints; an ONNX file's size is fixed; export it "
+                "again from its checkpoint: python export/to_onnx.py CKPT --size HxW"
+            )
+        return model_from_onnx(args.model, args.spec)
+    return model_from_checkpoint(args.model, args.arch, size_of(args), args.data)
+
+
+def int8_model(loaded: Loaded, args: argparse.Namespace, target: str) -> Tuple[Any, str]:
+    """Calibrates as the arguments say, aloud if on scenes; the INT8 model and the source used."""
+    source = args.calib
+    if source is None:
+        source = default_source(loaded.spec.input_hw)
+        print(
+            f"note: no --calib given, so INT8 is calibrated on procedural scenes ({source}); "
+            "calibrate on your own frames for your own camera"
+        )
+    from gradseg.calibration.calibrate import Settings, int8_from_fp32
+    from gradseg.calibration.quantise import is_quantised
+
+    model = loaded.model
+    if is_quantised(model):
+        raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
+    if target == "cpu":
+        from gradseg.calibration.graph import Graph
+        from gradseg.export.passes.dense_groups import dense_groups
+        from gradseg.export.passes.rows_head import rows_head
+
+        graph = Graph(model)
+        dense_groups(graph)
+        rows_head(graph)
+        model = graph.to_model()
+    settings = Settings(target, args.calib_method, args.calib_frames, args.power_of_two)
+
+    def progress(frames: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rcalibrating: {frames} frames", end="\n" if frames == args.calib_frames else "", file=sys.stderr)
+
+    return int8_from_fp32(model, source, settings, getattr(args, "threads", None), progress), source
+
+
+def size_text(path: Path) -> str:
+    """A file's size for people: '1.21 MB'."""
+    size = path.stat().st_size
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

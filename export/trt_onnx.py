@@ -1,0 +1,50 @@
+"""The ONNX forms that TensorRT builds from, checked in ONNX Runtime on the CPU. Needs onnx; no torch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, List, Tuple
+
+from gradseg.calibration import metadata
+from gradseg.calibration.graph import Graph
+from gradseg.calibration.quantise import count_quantised
+from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sources import default_source
+from gradseg.export import verify
+from gradseg.export.inputs import Loaded, int8_model
+from gradseg.export.passes.to_half import to_half
+
+EMULATED = "the ONNX in ONNX Runtime on the CPU, not the plan"
+
+
+def half_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]]:
+    """The model with FP16 weights and activations, and what to tell the user."""
+    graph = Graph(loaded.model)
+    to_half(graph)
+    model = graph.to_model()
+    metadata.set_metadata(model, {metadata.PRECISION: "fp16"})
+    source = args.data or default_source(loaded.spec.input_hw)
+    return model, [f"FP16: labels equal to FP32's on {_compared(loaded, model, source, args.model)} ({EMULATED})"]
+
+
+def int8_trt_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]]:
+    """The model with Q/DQ for TensorRT, and what to tell the user."""
+    model, source = int8_model(loaded, args, "trt")
+    agreement = _compared(loaded, model, args.data or source, args.model)
+    packed, total = count_quantised(model)
+    return model, [
+        f"calibrated on {source} ({args.calib_method}); {packed} of {total} convolutions in INT8",
+        f"INT8: labels equal to FP32's on {agreement} ({EMULATED})",
+    ]
+
+
+def _compared(loaded: Loaded, model: Any, source: str, where: str) -> verify.Agreement:
+    """Label agreement of two models on frames; GradsegError if the new one is not repeatable or a constant."""
+    batches = verify.verification_batches(source, loaded.spec.input_hw)
+    reference = OnnxRunner(loaded.model.SerializeToString(), where)
+    changed = OnnxRunner(model.SerializeToString(), where)
+    verify.check_alive(lambda batch: changed.run(batch)[0], batches, where)
+    agreement = verify.Agreement()
+    for batch in batches:
+        agreement.add(changed.run(batch)[0], reference.run(batch)[0])
+    return agreement

@@ -1,0 +1,102 @@
+"""What an exported network must pass before it is saved: the framework's labels, repeatable, and not a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, List, Optional
+
+import numpy as np
+
+from gradseg.calibration.sources import open_frames
+from gradseg.models.errors import GradsegError
+from gradseg.runtime.preprocess import Preprocessor
+
+TIE = 1e-4  # relative distance of the two largest logits below which a pixel has no defined label
+NEEDED = 0.9999  # share of the other pixels whose labels must agree
+FRAMES = 4
+
+Network = Callable[["np.ndarray[Any, Any]"], "np.ndarray[Any, Any]"]
+
+
+@dataclass
+class Agreement:
+    """Pixels compared, pixels with equal labels among them, near-ties that were left out, frames."""
+
+    pixels: int = 0
+    equal: int = 0
+    ties: int = 0
+    frames: int = 0
+
+    @property
+    def fraction(self) -> float:
+        return self.equal / self.pixels if self.pixels else 1.0
+
+    def add(
+        self,
+        labels: np.ndarray[Any, Any],
+        expected: np.ndarray[Any, Any],
+        counted: Optional[np.ndarray[Any, Any]] = None,
+    ) -> None:
+        """Labels against expected labels, of one shape; `counted` masks out pixels that have no defined label."""
+        same = labels == expected
+        if counted is None:
+            self.pixels, self.equal = self.pixels + same.size, self.equal + int(same.sum())
+        else:
+            self.pixels, self.equal = self.pixels + int(counted.sum()), self.equal + int((same & counted).sum())
+            self.ties += int((~counted).sum())
+        self.frames += 1
+
+    def __str__(self) -> str:
+        ties = f", {self.ties} near-ties left out" if self.ties else ""
+        return f"{100 * self.fraction:.4f} % of {self.pixels} pixels in {self.frames} frames{ties}"
+
+
+def verification_batches(source: str, input_hw: tuple[int, int], limit: int = FRAMES) -> List[np.ndarray[Any, Any]]:
+    """Up to `limit` preprocessed frames, uint8 BGR (1, h, w, 3); a single one is joined by its mirror image."""
+    prepare = Preprocessor(input_hw)
+    batches = [prepare(frame).copy() for frame in open_frames(source, limit)]
+    if not batches:
+        raise GradsegError(f"{source}: no frames to verify with")
+    if len(batches) == 1:
+        batches.append(np.ascontiguousarray(batches[0][:, :, ::-1]))
+    return batches
+
+
+def labels_from_logits(logits: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Logits (1, C, H, W) → labels uint8 (1, H, W) and the mask of pixels that are not near-ties."""
+    top = np.partition(logits, -2, axis=1)[:, -2:]
+    margin = top[:, 1] - top[:, 0]
+    size = np.maximum(np.abs(top[:, 1]), np.abs(top[:, 0]))
+    return logits.argmax(axis=1).astype(np.uint8), margin >= TIE * size
+
+
+def check_equal(network: Network, reference: Network, batches: List[np.ndarray[Any, Any]], where: str) -> Agreement:
+    """Compares labels with the logits of `reference`; GradsegError below 99.99 % of the pixels that are no ties.
+
+    network: uint8 batch → labels (1, H, W). reference: uint8 batch → float logits (1, C, H, W).
+    """
+    agreement = Agreement()
+    for batch in batches:
+        logits = reference(batch)
+        if not np.isfinite(logits).all():
+            raise GradsegError(f"{where}: the network's logits are not finite on real frames; not written")
+        expected, counted = labels_from_logits(logits)
+        agreement.add(network(batch), expected, counted)
+    if agreement.fraction < NEEDED:
+        raise GradsegError(
+            f"{where}: labels agree with the PyTorch network on only {agreement}; {100 * NEEDED:.2f} % are needed. "
+            "Nothing was written; please report the checkpoint's architecture"
+        )
+    return agreement
+
+
+def check_alive(network: Network, batches: List[np.ndarray[Any, Any]], where: str) -> None:
+    """GradsegError unless the same frame gives the same answer twice and some other frame another answer."""
+    first = network(batches[0]).copy()
+    if not np.array_equal(first, network(batches[0])):
+        raise GradsegError(f"{where}: gives two answers for one frame; nothing was written")
+    if all(np.array_equal(first, network(batch)) for batch in batches[1:]):
+        raise GradsegError(
+            f"{where}: gives the same labels for {len(batches)} different frames; is the network trained? "
+            "Nothing was written. If it is, verify on more varied frames with --data SOURCE"
+        )

@@ -1,0 +1,124 @@
+"""The to_ort command line: FP32 and INT8 for ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, List
+
+import onnx
+import pytest
+from export_toys import SCENES, checkpoint, exported, frames, one_torch_thread  # noqa: F401
+
+import gradseg.export.to_ort as to_ort
+from gradseg.calibration import metadata
+from gradseg.calibration.sessions import OnnxRunner
+from gradseg.models.checkpoint import save_checkpoint
+from gradseg.models.errors import GradsegError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ort")
+    save_checkpoint(folder / "net.pth", checkpoint().network)
+    onnx.save(exported(), str(folder / "net.onnx"))
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
+    monkeypatch.setattr(sys, "argv", ["to_ort.py", *map(str, arguments)])
+    return int(to_ort.main())
+
+
+def test_int8_from_a_checkpoint_says_that_it_uses_scenes(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "int8.onnx"
+    arguments = [files / "net.pth", "--precision", "int8", "--calib-frames", "2", "-o", out, "--data", SCENES]
+    assert call(monkeypatch, *arguments) == 0
+    said = capsys.readouterr().out
+    assert "note: no --calib given, so INT8 is calibrated on procedural scenes (scenes:size=64x96)" in said
+    assert f"wrote {out}: " in said and "64x96, int8" in said
+    assert "58 of 65 convolutions in INT8" in said
+    assert "labels equal to FP32's on " in said
+    assert "INT8 against FP32" in said or "of FP32's time here" in said
+    assert "(network alone, fastest of 12 interleaved runs" in said
+    values = metadata.read_metadata(out)
+    assert (values[metadata.PRECISION], values[metadata.TARGET]) == ("int8", "cpu")
+    assert json.loads(values[metadata.CALIBRATION])["frames"] == 2
+    assert OnnxRunner(out.read_bytes()).run(frames()[0])[0].shape == (1, 64, 96)
+
+
+def test_int8_from_an_onnx_file_on_a_folder(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    for index, frame in enumerate(frames()):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), frame[0])
+    out = tmp_path / "out" / "int8.onnx"
+    arguments = [files / "net.onnx", "--precision", "int8", "--calib", tmp_path, "--no-timing", "-o", out]
+    assert call(monkeypatch, *arguments) == 0
+    said = capsys.readouterr().out
+    assert "note:" not in said and "of FP32's time" not in said
+    assert f"calibrated on {tmp_path} (mse)" in said
+    assert json.loads(metadata.read_metadata(out)[metadata.CALIBRATION])["frames"] == 4
+
+
+def test_fp32_from_both(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, message in (
+        ("net.pth", "labels equal to PyTorch's on 100.0000 %"),
+        ("net.onnx", "labels equal to the plain ONNX's on 100.0000 %"),
+    ):
+        out = tmp_path / f"from-{name}.onnx"
+        assert call(monkeypatch, files / name, "--data", SCENES, "-o", out) == 0
+        assert message in capsys.readouterr().out
+        assert metadata.read_metadata(out)[metadata.PRECISION] == "fp32"
+
+
+BAD: List[Any] = [
+    (["{d}/net.pth", "--precision", "int8", "--calib", "random"], "'random' refused"),
+    (["{d}/net.pth", "--precision", "int8", "--calib", "noise:8"], "real frames"),
+    (["{d}/net.pth", "--precision", "int8", "--calib-frames", "0"], "at least 1 is needed"),
+    (["{d}/net.onnx", "--size", "64x64"], "--size and --arch are for checkpoints"),
+    (["{d}/none.onnx"], "no such file; expected an ONNX model"),
+    (["{d}/net.onnx", "-o", "{d}/net.onnx"], "would overwrite its own input"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: List[str], message: str
+) -> None:
+    filled = [argument.format(d=files) for argument in arguments]
+    if "-o" not in filled:
+        filled += ["-o", str(tmp_path / "out.onnx")]
+    before = sorted(files.iterdir())
+    with pytest.raises(GradsegError, match=message) as caught:
+        call(monkeypatch, *filled)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == [] and sorted(files.iterdir()) == before
+
+
+def test_verdict_on_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that the networks turn themselves: slower, faster and disturbed runs."""
+    now = [0]
+    monkeypatch.setattr(to_ort.time, "perf_counter_ns", lambda: now[0])
+
+    class Net:
+        def __init__(self, *milliseconds: int) -> None:
+            self.milliseconds, self.runs = milliseconds, 0
+
+        def run(self, batch: Any) -> None:
+            now[0] += self.milliseconds[self.runs % len(self.milliseconds)] * 1_000_000
+            self.runs += 1
+
+    def line(fp32: Net, int8: Net) -> str:
+        return to_ort.timing_line({"FP32": fp32, "INT8": int8}, frames()[0])  # type: ignore[dict-item]
+
+    assert line(Net(10), Net(20)).startswith("INT8 takes 2.00 of FP32's time here, so FP32 is the better choice")
+    assert line(Net(20), Net(10)).startswith("INT8 takes 0.50 of FP32's time here (network alone")
+    assert line(Net(20, 90), Net(10)).startswith("no verdict on INT8 against FP32, the machine was busy meanwhile")
