@@ -8,7 +8,7 @@ import numpy as np
 
 from gradseg.calibration.graph import shapes_of
 from gradseg.calibration.observers import Observer
-from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sessions import OnnxRunner, exposed
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.preprocess import Preprocessor
 
@@ -37,7 +37,7 @@ def observers_from_frames(
     wanted = list(dict.fromkeys(tensors))
     height, width = shapes[model.graph.input[0].name][1:3]
     prepare = Preprocessor((height, width))
-    runner = OnnxRunner(_exposed(model, wanted), "calibration", threads, optimise=False)
+    runner = OnnxRunner(exposed(model, wanted), "calibration", threads, optimise=False)
     groups = _groups(wanted, {name: 4 * int(np.prod(shapes[name])) for name in wanted})
     observers = {name: Observer() for name in wanted}
     count = 0
@@ -53,19 +53,6 @@ def observers_from_frames(
     if count == 0:
         raise GradsegError("no frames to calibrate with")
     return observers
-
-
-def _exposed(model: Any, tensors: Sequence[str]) -> bytes:
-    """The model, serialised, with the tensors as further outputs."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {output.name for output in copy.graph.output}
-    for name in tensors:
-        if name not in present:
-            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return bytes(copy.SerializeToString())
 
 
 def _groups(names: Sequence[str], sizes: Dict[str, int]) -> List[List[str]]:

@@ -40,3 +40,24 @@ class OnnxRunner:
     def run(self, batch: np.ndarray[Any, Any], names: Optional[Sequence[str]] = None) -> List[np.ndarray[Any, Any]]:
         """The outputs called `names` (all by default) for one input batch."""
         return list(self._session.run(names, {self.input: batch}))
+
+
+def exposed(model: Any, tensors: Sequence[str]) -> bytes:
+    """The model (onnx.ModelProto), serialised, with the named float tensors as further outputs."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    for name in tensors:
+        if name not in present:
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return bytes(copy.SerializeToString())
+
+
+def scores_of(model: Any, batch: np.ndarray[Any, Any], where: str = "model") -> Optional[np.ndarray[Any, Any]]:
+    """The float scores that a deployment-form model takes its argmax over, for one batch; None if it has no ArgMax."""
+    name = next((node.input[0] for node in model.graph.node if node.op_type == "ArgMax"), None)
+    if name is None:
+        return None
+    return OnnxRunner(exposed(model, [name]), where, optimise=False).run(batch, [name])[0]

@@ -11,7 +11,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from gradseg.calibration import metadata
-from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.models.errors import GradsegError
@@ -27,6 +27,7 @@ class Loaded:
     model: Any  # onnx.ModelProto
     spec: ModelSpec
     agreement: Optional[verify.Agreement] = None
+    warnings: Tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -87,14 +88,14 @@ def model_from_checkpoint(
 
     model = onnx_from_checkpoint(ckpt, logits=logits)
     batches = verify.verification_batches(data or default_source(ckpt.spec.input_hw), ckpt.spec.input_hw)
-    agreement = verify_against_checkpoint(model, ckpt, batches, path, logits)
-    return Loaded(model, ckpt.spec, agreement)
+    agreement, warnings = verify_against_checkpoint(model, ckpt, batches, path, logits)
+    return Loaded(model, ckpt.spec, agreement, tuple(warnings))
 
 
 def verify_against_checkpoint(
     model: Any, ckpt: Any, batches: List[np.ndarray[Any, Any]], where: str, logits: bool
-) -> verify.Agreement:
-    """Runs the model in ONNX Runtime beside the PyTorch network; see `verify`."""
+) -> Tuple[verify.Agreement, List[str]]:
+    """Runs the model in ONNX Runtime beside the PyTorch network; gives agreement and warnings. See `verify`."""
     import torch
 
     from gradseg.runtime.preprocess import normalised_chw
@@ -113,9 +114,11 @@ def verify_against_checkpoint(
         best: np.ndarray[Any, Any] = runner.run(normalised_chw(batch, ckpt.spec))[0].argmax(axis=1)
         return best
 
+    def scores(batch: np.ndarray[Any, Any]) -> Optional[np.ndarray[Any, Any]]:
+        return runner.run(normalised_chw(batch, ckpt.spec))[0] if logits else scores_of(model, batch, where)
+
     agreement = verify.check_equal(network, reference, batches, where)
-    verify.check_alive(network, batches, where)
-    return agreement
+    return agreement, verify.check_alive(network, batches, where, scores)
 
 
 def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:

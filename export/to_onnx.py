@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Optional, Sequence
 
 from gradseg.export.inputs import add_model_arguments, model_from_checkpoint, size_of, size_text
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import atomic_path
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser, onnx=False)
     parser.add_argument("--logits", action="store_true", help="keep the float form: normalised input, logits out")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="fp32; for int8 see to_ort.py")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.precision == "int8":
         raise GradsegError("INT8 needs calibration: python export/to_ort.py CKPT --precision int8 --calib SOURCE")
     if Path(args.model).suffix.lower() == ".onnx":
@@ -29,6 +30,8 @@ def main() -> int:
     with atomic_path(out) as temporary:
         loaded = model_from_checkpoint(args.model, args.arch, size_of(args), args.data, args.logits)
         temporary.write_bytes(loaded.model.SerializeToString())
+    for warning in loaded.warnings:
+        print(warning)
     height, width = loaded.spec.input_hw
     form = "logits form" if args.logits else "deployment form"
     print(f"wrote {out}: {size_text(out)}, {form}, {height}x{width}, fp32, opset 17")

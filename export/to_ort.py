@@ -6,17 +6,16 @@ python export/to_ort.py ckpt.pth --precision int8 --calib camvid:DIR -o int8.onn
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.observers import METHODS
 from gradseg.calibration.quantise import count_quantised, is_quantised
-from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded, add_model_arguments, int8_model, load_any, size_text
@@ -28,7 +27,7 @@ TIMED_ROUNDS = 12
 BUSY = 1.5  # median over fastest run above which something else was running
 
 
-def parse(argv: List[str]) -> argparse.Namespace:
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"))
@@ -41,8 +40,8 @@ def parse(argv: List[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main() -> int:
-    args = parse(sys.argv[1:])
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.onnx")
     if Path(args.model).resolve() == out.resolve():
         raise GradsegError(f"{out}: would overwrite its own input; name another file with -o")
@@ -68,7 +67,9 @@ def write_fp32(loaded: Loaded, args: argparse.Namespace, out: Path) -> List[str]
     batches = verify.verification_batches(args.data or default_source(loaded.spec.input_hw), loaded.spec.input_hw)
     before = OnnxRunner(loaded.model.SerializeToString(), args.model, args.threads)
     runner = OnnxRunner(data, args.model, args.threads)
-    verify.check_alive(lambda batch: runner.run(batch)[0], batches, args.model)
+    warnings = verify.check_alive(
+        lambda batch: runner.run(batch)[0], batches, args.model, lambda batch: scores_of(loaded.model, batch)
+    )
     agreement = verify.Agreement()
     for batch in batches:
         agreement.add(runner.run(batch)[0], before.run(batch)[0])
@@ -77,7 +78,7 @@ def write_fp32(loaded: Loaded, args: argparse.Namespace, out: Path) -> List[str]
             f"{args.model}: the form for ONNX Runtime agrees with the ONNX on only {agreement}; not written"
         )
     out.write_bytes(data)
-    lines = [f"labels equal to the plain ONNX's on {agreement} of {args.data or 'scenes:'}"]
+    lines = [*warnings, f"labels equal to the plain ONNX's on {agreement} of {args.data or 'scenes:'}"]
     if loaded.agreement is not None:
         lines.insert(0, f"labels equal to PyTorch's on {loaded.agreement} of {args.data or 'scenes:'}")
     return lines
@@ -93,13 +94,16 @@ def write_int8(loaded: Loaded, args: argparse.Namespace, out: Path) -> List[str]
     where = f"{args.model} in INT8"
     batches = verify.verification_batches(args.data or source, loaded.spec.input_hw, 8)
     runners = {"FP32": OnnxRunner(fp32, args.model, args.threads), "INT8": OnnxRunner(data, where, args.threads)}
-    verify.check_alive(lambda batch: runners["INT8"].run(batch)[0], batches, where)
+    warnings = verify.check_alive(
+        lambda batch: runners["INT8"].run(batch)[0], batches, where, lambda batch: scores_of(quantised_model, batch)
+    )
     agreement = verify.Agreement()
     for batch in batches:
         agreement.add(runners["INT8"].run(batch)[0], runners["FP32"].run(batch)[0])
     out.write_bytes(data)
     packed, total = count_quantised(quantised_model)
     lines = [
+        *warnings,
         f"calibrated on {source} ({args.calib_method}); {packed} of {total} convolutions in INT8",
         f"labels equal to FP32's on {agreement} of {args.data or source}",
     ]

@@ -10,10 +10,9 @@ with exit code 3, the ONNX kept.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.calibration import metadata
 from gradseg.export.trt_build import Built, build_plan, import_tensorrt, strongly_typed
@@ -35,7 +34,7 @@ class Prepared:
     notes: List[str]
 
 
-def parse(argv: List[str]) -> argparse.Namespace:
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", help="checkpoint (.pth) or ONNX model (.onnx)")
@@ -53,8 +52,8 @@ def parse(argv: List[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main() -> int:
-    args = parse(sys.argv[1:])
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
     source = Path(args.model)
     out = Path(args.out) if args.out else source.with_suffix(".plan")
     if out.suffix.lower() not in (".plan", ".engine"):
@@ -165,7 +164,7 @@ def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
     from gradseg.export.trt_onnx import half_model, int8_trt_model
 
     loaded = load_any(args)
-    notes = []
+    notes = list(loaded.warnings)
     if loaded.agreement is not None:
         notes.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement} of {args.data or 'scenes:'}")
     model = loaded.model

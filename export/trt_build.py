@@ -7,13 +7,13 @@ Networks of TensorRT 11 and RTX are strongly typed: precision comes from the ONN
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
+from gradseg.runtime.trt_library import LIBRARIES, import_first
 
 INSTALL = (
     "on a Jetson it comes with JetPack (make the virtual environment with --system-site-packages); with an NVIDIA GPU: "
@@ -39,31 +39,10 @@ def import_tensorrt(cross: bool) -> Tuple[str, Any]:
 
     Raises GradsegError with exit code 3 and what to install if there is none that can.
     """
-    ways = [_import_rtx, _import_classic] if cross else [_import_classic, _import_rtx]
-    for way in ways:
-        found = way()
-        if found is not None:
-            return found
-    raise GradsegError(f"no TensorRT is importable here, so no plan was built: {INSTALL}", exit_code=3)
-
-
-def _import_classic() -> Optional[Tuple[str, Any]]:
-    try:
-        return "tensorrt", importlib.import_module("tensorrt")
-    except ImportError:
-        return None
-
-
-def _import_rtx() -> Optional[Tuple[str, Any]]:
-    try:
-        return "tensorrt_rtx", importlib.import_module("tensorrt_rtx")
-    except ImportError:
-        pass
-    try:  # the packages on PyPI: libraries first, so that the bindings find them
-        importlib.import_module("tensorrt_rtx_libs")
-        return "tensorrt_rtx", importlib.import_module("tensorrt_rtx_bindings")
-    except ImportError:
-        return None
+    found = import_first(tuple(reversed(LIBRARIES)) if cross else LIBRARIES)
+    if found is None:
+        raise GradsegError(f"no TensorRT is importable here, so no plan was built: {INSTALL}", exit_code=3)
+    return found
 
 
 def build_plan(

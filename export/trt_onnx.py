@@ -8,7 +8,7 @@ from typing import Any, List, Tuple
 from gradseg.calibration import metadata
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.quantise import count_quantised
-from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded, int8_model
@@ -24,27 +24,31 @@ def half_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]
     model = graph.to_model()
     metadata.set_metadata(model, {metadata.PRECISION: "fp16"})
     source = args.data or default_source(loaded.spec.input_hw)
-    return model, [f"FP16: labels equal to FP32's on {_compared(loaded, model, source, args.model)} ({EMULATED})"]
+    agreement, warnings = _compared(loaded, model, source, args.model)
+    return model, [*warnings, f"FP16: labels equal to FP32's on {agreement} ({EMULATED})"]
 
 
 def int8_trt_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]]:
     """The model with Q/DQ for TensorRT, and what to tell the user."""
     model, source = int8_model(loaded, args, "trt")
-    agreement = _compared(loaded, model, args.data or source, args.model)
+    agreement, warnings = _compared(loaded, model, args.data or source, args.model)
     packed, total = count_quantised(model)
     return model, [
+        *warnings,
         f"calibrated on {source} ({args.calib_method}); {packed} of {total} convolutions in INT8",
         f"INT8: labels equal to FP32's on {agreement} ({EMULATED})",
     ]
 
 
-def _compared(loaded: Loaded, model: Any, source: str, where: str) -> verify.Agreement:
-    """Label agreement of two models on frames; GradsegError if the new one is not repeatable or a constant."""
+def _compared(loaded: Loaded, model: Any, source: str, where: str) -> Tuple[verify.Agreement, List[str]]:
+    """Label agreement of two models on frames, and warnings; GradsegError if the new one is not repeatable or dead."""
     batches = verify.verification_batches(source, loaded.spec.input_hw)
     reference = OnnxRunner(loaded.model.SerializeToString(), where)
     changed = OnnxRunner(model.SerializeToString(), where)
-    verify.check_alive(lambda batch: changed.run(batch)[0], batches, where)
+    warnings = verify.check_alive(
+        lambda batch: changed.run(batch)[0], batches, where, lambda batch: scores_of(model, batch)
+    )
     agreement = verify.Agreement()
     for batch in batches:
         agreement.add(changed.run(batch)[0], reference.run(batch)[0])
-    return agreement
+    return agreement, warnings

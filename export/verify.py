@@ -90,13 +90,30 @@ def check_equal(network: Network, reference: Network, batches: List[np.ndarray[A
     return agreement
 
 
-def check_alive(network: Network, batches: List[np.ndarray[Any, Any]], where: str) -> None:
-    """GradsegError unless the same frame gives the same answer twice and some other frame another answer."""
+def check_alive(
+    network: Network,
+    batches: List[np.ndarray[Any, Any]],
+    where: str,
+    scores: Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]] = lambda batch: None,
+) -> List[str]:
+    """GradsegError unless the same frame gives the same answer twice and some other frame another answer.
+
+    A network that has hardly been trained may give one label map for every frame and still look at its input. Then
+    `scores` (uint8 batch → the floats that the argmax is taken over) must differ between frames, and a warning for the
+    user is returned.
+    """
     first = network(batches[0]).copy()
     if not np.array_equal(first, network(batches[0])):
         raise GradsegError(f"{where}: gives two answers for one frame; nothing was written")
-    if all(np.array_equal(first, network(batch)) for batch in batches[1:]):
+    if any(not np.array_equal(first, network(batch)) for batch in batches[1:]):
+        return []
+    floats = [scores(batch) for batch in batches]
+    if floats[0] is None or all(other is None or np.array_equal(floats[0], other) for other in floats[1:]):
         raise GradsegError(
-            f"{where}: gives the same labels for {len(batches)} different frames; is the network trained? "
-            "Nothing was written. If it is, verify on more varied frames with --data SOURCE"
+            f"{where}: gives the same answer for {len(batches)} different frames, so it does not look at its input. "
+            "Nothing was written. If these frames look alike, verify on more varied ones with --data SOURCE"
         )
+    return [
+        f"warning: {where} labels {len(batches)} different frames alike (only its scores differ): hardly trained, "
+        "or the frames look alike"
+    ]

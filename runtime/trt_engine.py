@@ -6,7 +6,6 @@ everything up to deserialising, with stand-ins for the two libraries.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -16,8 +15,7 @@ from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.cuda_memory import Cuda
 from gradseg.runtime.engine import check_batch, read_sidecar
-
-LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+from gradseg.runtime.trt_library import LIBRARIES, import_first
 
 
 class TrtEngine:
@@ -109,13 +107,11 @@ class TrtEngine:
 def _import_library(path: Path, library: Any) -> Any:
     """The TensorRT that the plan was built with, or, if the sidecar does not say, the first one importable."""
     names = (library,) if library in LIBRARIES else LIBRARIES
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
+    found = import_first(names)
+    if found is not None:
+        return found[1]
     raise GradsegError(
-        f"{path}: a TensorRT engine needs {' or '.join(names[:2])} and an NVIDIA GPU, and this machine has none of the "
+        f"{path}: a TensorRT engine needs {' or '.join(names)} and an NVIDIA GPU, and this machine has none of the "
         "library; on a Jetson it comes with JetPack (make the virtual environment with --system-site-packages), "
         "elsewhere pip install tensorrt",
         3,

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 import gradseg.export.onnx_export as onnx_export
 import gradseg.export.to_onnx as to_onnx
+import gradseg.export.to_ort as to_ort
 from gradseg.calibration import metadata
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.export import verify
@@ -182,14 +183,26 @@ def test_a_wrong_export_is_not_written(pth: Path, tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_constant_network_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hardly_trained_network_is_written_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ckpt = copied(checkpoint())
     last = ckpt.network.decoder.output_conv
     assert last.bias is not None
-    last.bias.data[3] += 1e4
+    last.bias.data[3] += 100
     save_checkpoint(tmp_path / "constant.pth", ckpt.network)
-    with pytest.raises(GradsegError, match="same labels for 4 different frames; is the network trained"):
-        call(monkeypatch, to_onnx, tmp_path / "constant.pth", "-o", tmp_path / "out.onnx", "--data", SCENES)
+    assert call(monkeypatch, to_onnx, tmp_path / "constant.pth", "-o", tmp_path / "out.onnx", "--data", SCENES) == 0
+    assert "labels 4 different frames alike" in capsys.readouterr().out
+    assert call(monkeypatch, to_ort, tmp_path / "out.onnx", "--precision", "int8", "--calib", SCENES) == 0
+    assert "labels 4 different frames alike" in capsys.readouterr().out
+
+
+def test_a_network_that_ignores_its_input_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ckpt = copied(checkpoint())
+    ckpt.network.decoder.output_conv.weight.data.zero_()
+    save_checkpoint(tmp_path / "dead.pth", ckpt.network)
+    with pytest.raises(GradsegError, match="same answer for 4 different frames, so it does not look at its input"):
+        call(monkeypatch, to_onnx, tmp_path / "dead.pth", "-o", tmp_path / "out.onnx", "--data", SCENES)
     assert not (tmp_path / "out.onnx").exists()
 
 
