@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 import numpy as np
 
@@ -17,18 +17,20 @@ from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import Engine, open_engine
+from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.metrics import Confusion
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 
-def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, shown: bool = False) -> dict[str, Any]:
+def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, shown: bool = False) -> Dict[str, Any]:
     """The result of one engine on `data`: miou, per_class, pixel_accuracy, frames, and with `against` agreement (the
     share of all pixels, ignored ones too, on which both engines give the same label) and its own miou.
 
     Raises GradsegError if the classes of engine and data differ.
     """
     check_classes(engine, data)
+    if against is not None:
+        check_classes(against, data)
     preprocess = Preprocessor(engine.spec.input_hw)
     second = Preprocessor(against.spec.input_hw) if against else None
     confusion, other = Confusion(engine.spec.num_classes), Confusion(engine.spec.num_classes)
@@ -42,11 +44,11 @@ def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, sho
             other.update(theirs, sample.label)
             same += int(np.count_nonzero(labels == theirs))
             pixels += labels.size
-    result: dict[str, Any] = {
+    if math.isnan(confusion.miou()):
+        raise GradsegError(f"no labelled pixel in the {len(data)} frames: there is nothing to measure")
+    result: Dict[str, Any] = {
         "miou": confusion.miou(),
-        "per_class": {
-            n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist(), strict=True)
-        },
+        "per_class": {n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist())},
         "pixel_accuracy": confusion.pixel_accuracy(),
         "frames": len(data),
     }
@@ -68,9 +70,11 @@ def tracked(items: Iterable[int], shown: bool) -> Iterable[int]:
     """`items` behind a progress bar on stderr."""
     if not shown:
         return items
-    from rich.console import Console
-    from rich.progress import track
-
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:  # a device without the extras
+        return items
     return track(list(items), description="frames", console=Console(stderr=True), transient=True)
 
 
@@ -82,9 +86,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--limit", type=int, help="use at most this many frames")
     parser.add_argument("--threads", type=int, help="CPU threads of the engines")
+    parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file without GradSeg metadata")
     arguments = parser.parse_args(argv)
     data = open_data(arguments.data, arguments.limit)
-    engine = open_engine(arguments.engine, arguments.threads)
+    spec = read_spec(arguments.spec) if arguments.spec else None
+    engine = open_engine(arguments.engine, arguments.threads, spec)
     against = open_engine(arguments.against, arguments.threads) if arguments.against else None
     result = measure(engine, data, against, shown=True)
     for name, value in result["per_class"].items():
@@ -94,8 +100,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         other = result["against"]
         print(f"against {against.name}: mIoU {other['miou']:.4f}, agreement {other['agreement']:.6f}")
     if arguments.json:
+        if against is not None:
+            result["against"].update(backend=against.backend, precision=against.precision, device=against.device)
         known = conditions(
-            threads=arguments.threads, data=arguments.data, backend=engine.backend, precision=engine.precision
+            threads=engine.threads,
+            engine_device=engine.device,
+            backend=engine.backend,
+            precision=engine.precision,
+            data=arguments.data,
+            limit=arguments.limit,
         )
         write_json(arguments.json, {"engine": engine.name, **result, "conditions": known})
     return 0

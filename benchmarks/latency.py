@@ -19,7 +19,7 @@ from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
 from gradseg.models.spec import parse_size
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import Engine, open_engine
+from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 STAGES = ("preprocess", "infer", "postprocess")
@@ -57,6 +57,7 @@ class Timed:
             "engine": self.engine.name,
             "backend": self.engine.backend,
             "device": self.engine.device,
+            "threads": self.engine.threads,
             "precision": self.engine.precision,
             "input_hw": list(self.engine.spec.input_hw),
             "p50_ms": p50,
@@ -89,10 +90,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--warmup", type=int, default=10, help="untimed frames")
     parser.add_argument("--samples", type=int, default=100, help="timed frames per engine")
     parser.add_argument("--threads", type=int, help="CPU threads of the engines")
+    parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for ONNX files without GradSeg metadata")
     arguments = parser.parse_args(argv)
     if arguments.samples < 1 or arguments.warmup < 0:
         raise GradsegError("--samples must be at least 1 and --warmup at least 0")
-    engines = [open_engine(path, arguments.threads) for path in arguments.engine]
+    spec = read_spec(arguments.spec) if arguments.spec else None
+    engines = [open_engine(path, arguments.threads, spec) for path in arguments.engine]
     frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].spec.input_hw
     rows = measure(engines, frame_hw, arguments.warmup, arguments.samples)
     print(f"{'engine':<32}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'FPS':>8}")
@@ -102,7 +105,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             f"{name:<32}{row['precision']:>10}{row['p50_ms']:>9.2f}{row['p90_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['fps']:>8.1f}"
         )
     if arguments.json:
-        known = conditions(threads=arguments.threads, warmup=arguments.warmup, frame_hw=list(frame_hw))
+        known = conditions(threads=engines[0].threads, warmup=arguments.warmup, frame_hw=list(frame_hw))
         write_json(arguments.json, {"engines": rows, "conditions": known})
     return 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import struct
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,18 @@ from gradseg.models.spec import (
 
 FORMAT = "gradseg-checkpoint"
 VERSION = 1
+# what torch.load raises for files cut or altered at one place or another
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    TypeError,
+    struct.error,
+)
 
 
 @dataclass
@@ -78,7 +92,9 @@ def read_raw(path: str | Path) -> dict[str, Any]:
     """A .pth file as a dict, without executing anything in it; raises GradsegError with the reason if that fails."""
     found = require_file(path, "a PyTorch checkpoint (.pth)")
     try:
-        raw = torch.load(found, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged file makes torch guess aloud before it fails
+            raw = torch.load(found, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(found) and not _looks_pickled(found):
             raise GradsegError(f"{found}: not a PyTorch checkpoint (no zip archive inside)") from error
@@ -86,7 +102,7 @@ def read_raw(path: str | Path) -> dict[str, Any]:
             f"{found}: refused, it holds pickled code or types beyond plain tensors; "
             "re-save it as a state dict: torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except DAMAGED as error:
         raise GradsegError(f"{found}: truncated or not a PyTorch checkpoint ({_first_line(error)})") from error
     if not isinstance(raw, dict):
         raise GradsegError(f"{found}: holds a {type(raw).__name__}, expected a GradSeg checkpoint or a state dict")

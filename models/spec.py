@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Sequence, Tuple
 
@@ -187,6 +188,9 @@ class ModelSpec:
                 f"{where}: missing fields {missing}, unknown fields {unknown}; known are {sorted(names)}"
             )
         values = dict(raw)
+        problem = _type_problem(raw)
+        if problem:
+            raise GradsegError(f"{where}: ill-typed field: {problem}")
         try:
             values["classes"] = tuple(str(name) for name in raw["classes"])
             values["palette"] = tuple(tuple(int(v) for v in rgb) for rgb in raw["palette"])
@@ -206,6 +210,26 @@ class ModelSpec:
         except ValueError as error:
             raise GradsegError(f"{where}: not JSON ({error})") from error
         return ModelSpec.from_dict(raw, where)
+
+
+def _type_problem(raw: Mapping[str, Any]) -> str:
+    """The first field of parsed JSON that has another type than the spec's, or an empty string."""
+    plain = {"arch": str, "color_order": str, "blocks": str, "downsampler": str, "groups": int, "decoder_blocks": int}
+    plain.update(shuffle=bool, light_decoder=bool)
+    for name, kind in plain.items():
+        if name in raw and type(raw[name]) is not kind:
+            return f"{name} is {raw[name]!r}, expected {kind.__name__}"
+    lists = {"classes": (str,), "input_hw": (int,), "mean": (int, float), "std": (int, float)}
+    for name, kinds in lists.items():
+        value = raw.get(name, [])
+        if not isinstance(value, (list, tuple)) or any(type(item) not in kinds for item in value):
+            return f"{name} is {value!r}, expected a list of {' or '.join(kind.__name__ for kind in kinds)}"
+        if any(type(item) is float and not math.isfinite(item) for item in value):
+            return f"{name} holds NaN or infinity"
+    palette = raw["palette"]
+    if not isinstance(palette, (list, tuple)) or not all(isinstance(rgb, (list, tuple)) for rgb in palette):
+        return "palette, expected a list of [r, g, b]"
+    return "" if all(type(v) is int for rgb in palette for v in rgb) else "palette, expected whole numbers"
 
 
 def _problem(spec: ModelSpec) -> str:

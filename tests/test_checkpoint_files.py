@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 from typing import Any, Dict
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gradseg.models.checkpoint import (
     FORMAT,
@@ -16,6 +19,7 @@ from gradseg.models.checkpoint import (
     gradual_network,
     load_checkpoint,
     public_spec,
+    read_raw,
     save_checkpoint,
 )
 from gradseg.models.errors import GradsegError
@@ -169,3 +173,30 @@ def test_unfinished_grouping_is_refused(tmp_path: Path) -> None:
     set_alpha(network, 0.0)
     save_checkpoint(tmp_path / "gradual.pth", network)
     assert load_checkpoint(tmp_path / "gradual.pth").spec == SPEC
+
+
+@pytest.fixture(scope="module")
+def both_formats() -> dict[str, bytes]:
+    """A small state dict as PyTorch writes it today (a zip) and as it did before 1.6 (a bare pickle)."""
+    found = {}
+    for name, zipped in (("zip", True), ("legacy", False)):
+        stream = io.BytesIO()
+        torch.save({"weight": torch.ones(3, 2)}, stream, _use_new_zipfile_serialization=zipped)
+        found[name] = stream.getvalue()
+    return found
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["zip", "legacy"]), st.floats(0, 1), st.booleans(), st.integers(0, 255))
+def test_any_damage_is_one_line(
+    both_formats: dict[str, bytes], tmp_path: Path, name: str, place: float, cut: bool, value: int
+) -> None:
+    content = both_formats[name]
+    at = min(len(content) - 1, int(place * len(content)))
+    damaged = content[:at] if cut else content[:at] + bytes([value]) + content[at + 1 :]
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(damaged)
+    try:
+        read_raw(path)  # a flipped weight is no damage that a reader could see
+    except GradsegError as error:
+        assert "\n" not in str(error)

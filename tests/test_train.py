@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -155,6 +156,41 @@ def rows_of(out: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
 
 
+def test_run_without_an_encoder_phase_is_resumed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradseg.train.trainer import Trainer
+
+    command = [*SMALL, "--data", f"folder:{data}", "--epochs", "3", "--encoder-epochs", "0", "--decoder-epochs", "1"]
+    main([*command, "--out", str(tmp_path / "whole")])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_save", interrupted_after(Trainer._save))
+        main([*command, "--out", str(tmp_path / "cut")])
+    (tmp_path / "cut" / ".last-half.pth").write_bytes(b"half")
+    main([*command, "--out", str(tmp_path / "cut"), "--resume"])
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    assert not list((tmp_path / "cut").glob(".*"))
+
+
+def interrupted_after(save: Any) -> Any:
+    """`save`, then an interrupt, as if the process ended there."""
+
+    def wrapped(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    return wrapped
+
+
+def test_validation_without_labels_is_said(data: Path, tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "classes.json").write_text((data / "classes.json").read_text())
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((40, 56, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "labels" / "a.png"), np.full((40, 56), 255, np.uint8))
+    arguments = [*SMALL, "--direct", "--data", f"folder:{data}", "--val", f"folder:{tmp_path}", "--epochs", "1"]
+    with pytest.raises(GradsegError, match="validation frames hold no labelled pixel"):
+        main([*arguments, "--out", str(tmp_path / "run")])
+
+
 def test_run_killed_and_resumed_equals_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     command = [*FIT, *SMALL, "--data", f"folder:{data}", "--epochs", "6", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
@@ -189,17 +225,8 @@ def test_unfinished_encoder_phase_is_not_exportable(
 ) -> None:
     from gradseg.train.trainer import Trainer
 
-    class StoppedError(Exception):
-        pass
-
-    whole = Trainer._save
-
-    def save_then_stop(self: Trainer, *arguments: object) -> None:
-        whole(self, *arguments)  # type: ignore[arg-type]
-        raise StoppedError
-
-    monkeypatch.setattr(Trainer, "_save", save_then_stop)
-    with pytest.raises(StoppedError):
+    monkeypatch.setattr(Trainer, "_save", interrupted_after(Trainer._save))
+    with pytest.raises(KeyboardInterrupt):
         main([*SMALL, "--data", f"folder:{data}", "--epochs", "8", "--out", str(tmp_path)])
     with pytest.raises(GradsegError, match=r"gradual grouping is not finished, alpha is 0\.\d+"):
         load_checkpoint(tmp_path / "last.pth")

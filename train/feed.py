@@ -56,8 +56,8 @@ def epoch_order(count: int, seed: int, epoch: int, rank: int, world: int, batch:
 class Feeder:
     """Iterates an epoch's batches as (float32 (N, 3, h, w) normalised channels-last, int64 labels (N, h, w)).
 
-    One producer thread stays at most three batches ahead. Augmentation is drawn from (seed, epoch, sample index), so a
-    resumed run sees what an uninterrupted one would have seen.
+    One producer thread stays at most three batches ahead. Augmentation is drawn from (seed, epoch, sample, place in the
+    batch), so a resumed run sees what an uninterrupted one would have seen.
     """
 
     def __init__(

@@ -82,8 +82,9 @@ def open_sets(settings: FitSettings) -> tuple[Dataset, Dataset]:
         data = Subset(data, [i for i in range(len(data)) if i % HOLD_OUT])
     if settings.limit is not None:
         data = spread(data, settings.limit)
-    if settings.val_limit is not None or settings.limit is not None:
-        val = spread(val, min(len(val), settings.val_limit or settings.limit or len(val)))
+    val_limit = settings.limit if settings.val_limit is None else settings.val_limit
+    if val_limit is not None:
+        val = spread(val, val_limit)
     return data, val
 
 
@@ -110,6 +111,9 @@ def prepare_folder(out: Path, resume: bool) -> None:
         raise GradsegError(f"{out} already holds a run; continue it with --resume, or choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for name in ("last", "best", "log", "curves", "settings"):  # halves of files that a kill left behind
+            for leftover in out.glob(f".{name}-*"):
+                leftover.unlink()
     except OSError as error:
         raise GradsegError(f"--out {out}: {error.strerror or error}") from error
 

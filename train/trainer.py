@@ -79,9 +79,9 @@ class Trainer:
         torch.manual_seed(settings.seed)
         has_encoder_phase = self.phases[0].name == "encoder"
         self.network: SegNetwork = first_network(spec, settings.direct, has_encoder_phase, settings.dropout)
-        if not has_encoder_phase and get_alpha(self.network) is not None:
-            set_alpha(self.network, 0.0)  # nothing would ever lower it
         self.started = initialise(self.network, settings.init) if settings.init else ""
+        if not has_encoder_phase:
+            self._to_final_form()
         self._to_device()
         self.weights = class_weights(class_shares(data), settings.class_weights, settings.class_power)
         self.weights = self.weights.to(fabric.device)
@@ -99,6 +99,11 @@ class Trainer:
     def _to_device(self) -> None:
         self.network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _to_final_form(self) -> None:
+        """True grouped convolutions and no predictor, whatever alpha is: nothing would lower it any more."""
+        set_alpha(self.network, 0.0)
+        leave_encoder_phase(self.network)
+
     def resume(self) -> None:
         """Continues from `last.pth`; raises GradsegError if it is another run's or damaged."""
         raw = read_raw(self.last_path)
@@ -109,11 +114,8 @@ class Trainer:
         if changed:
             raise GradsegError(f"{self.last_path}: belongs to a run with other settings ({'; '.join(changed)})")
         self.epoch, self.best, self.rows = int(stored["epoch"]), float(stored["best"]), list(stored["rows"])
-        if not raw["gradual"] and self.phases[0].name == "encoder":
-            if stored["phase"] != "encoder" and get_alpha(self.network) is not None:
-                set_alpha(self.network, 0.0)
-            if stored["phase"] != "encoder":
-                leave_encoder_phase(self.network)
+        if stored["phase"] != "encoder":
+            self._to_final_form()
         check_state(self.network, stored["network"], self.last_path)
         self.network.load_state_dict(stored["network"])
         self._to_device()
@@ -143,6 +145,7 @@ class Trainer:
         average = Average(self.network, self.settings.ema)
         if self.loaded is not None and self.loaded["phase"] == phase.name:
             optimizer.load_state_dict(self.loaded["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(self.loaded.get("precision", {}))
             average.state = {k: v.to(self.fabric.device) for k, v in self.loaded["average"].items()}
             average.updates = int(self.loaded["updates"])
         elif self.loaded is not None:  # the epoch before was the last of another phase: its average goes on
@@ -213,6 +216,9 @@ class Trainer:
         if phase.name == "encoder" and self.epoch + 1 == phase.end and get_alpha(self.network):
             set_alpha(self.network, 0.0)  # few, short epochs: the last step may lie before the schedule's end
             average.state.update({k: v.clone() for k, v in self.network.state_dict().items() if k.endswith(".alpha")})
+        if fabric.world_size > 1:  # BatchNorm statistics differ between processes: evaluate what the first one saves
+            for tensor in average.state.values():
+                torch.distributed.broadcast(tensor, 0)
         mean = torch.tensor(total / max(1, len(order)))
         return float(fabric.all_reduce(mean, reduce_op="mean")), rate  # type: ignore[arg-type]
 
@@ -239,6 +245,8 @@ class Trainer:
         for name in ("matrix", "missed"):
             counts = fabric.all_reduce(torch.from_numpy(getattr(confusion, name)).to(fabric.device), reduce_op="sum")
             setattr(merged, name, counts.cpu().numpy())  # type: ignore[union-attr]
+        if math.isnan(merged.miou()):
+            raise GradsegError("the validation frames hold no labelled pixel; give others with --val")
         found = {"miou": merged.miou(), "pixel_accuracy": merged.pixel_accuracy()}
         found.update({f"iou/{name}": float(v) for name, v in zip(self.spec.classes, merged.iou(), strict=True)})
         return found
@@ -261,6 +269,7 @@ class Trainer:
             "rows": self.rows,
             "network": dict(named_tensors(self.network.state_dict())),
             "optimizer": optimizer.state_dict(),
+            "precision": dict(self.fabric.strategy.precision.state_dict()),
             "average": dict(named_tensors(average.state)),
             "updates": average.updates,
         }
