@@ -15,7 +15,7 @@ import numpy as np
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import write_json
+from gradseg.models.files import refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
 from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.metrics import Confusion
@@ -88,6 +88,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of the engines")
     parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file without GradSeg metadata")
     arguments = parser.parse_args(argv)
+    if arguments.json:
+        given = (arguments.engine, arguments.against, arguments.spec)
+        refuse_inputs(arguments.json, [path for path in given if path], "--json")
     data = open_data(arguments.data, arguments.limit)
     spec = read_spec(arguments.spec) if arguments.spec else None
     engine = open_engine(arguments.engine, arguments.threads, spec)

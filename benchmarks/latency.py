@@ -16,7 +16,7 @@ import numpy as np
 
 from gradseg.data.scenes import SceneVideo
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import write_json
+from gradseg.models.files import refuse_inputs, write_json
 from gradseg.models.spec import parse_size
 from gradseg.runtime.conditions import conditions
 from gradseg.runtime.engine import Engine, open_engine, read_spec
@@ -94,6 +94,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.samples < 1 or arguments.warmup < 0:
         raise GradsegError("--samples must be at least 1 and --warmup at least 0")
+    if arguments.json:
+        refuse_inputs(arguments.json, [*arguments.engine, *([arguments.spec] if arguments.spec else [])], "--json")
     spec = read_spec(arguments.spec) if arguments.spec else None
     engines = [open_engine(path, arguments.threads, spec) for path in arguments.engine]
     frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].spec.input_hw

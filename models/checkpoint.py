@@ -56,7 +56,7 @@ def gradual_network(spec: ModelSpec, predictor: bool = False, dropout_scale: flo
 
     With `spec.groups` 1 there is nothing to group and the plain network is returned.
     """
-    dense = dataclasses.replace(spec, groups=1)
+    dense = dataclasses.replace(spec, arch=f"{spec.arch}, dense", groups=1)
     network = SegNetwork(dense, predictor, dropout_scale)
     if spec.groups > 1:
         if spec.shuffle:
@@ -74,18 +74,34 @@ def _add_shuffle(network: SegNetwork, groups: int) -> None:
 
 def save_checkpoint(path: str | Path, network: SegNetwork, info: Optional[Mapping[str, Any]] = None) -> None:
     """Writes {format, version, spec, gradual, state, info} atomically. `info` holds plain JSON-like values only."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_checkpoint(path, network, state, info)
+
+
+def write_checkpoint(
+    path: str | Path,
+    network: SegNetwork,
+    state: Mapping[str, Tensor],
+    info: Optional[Mapping[str, Any]] = None,
+    **more: Any,
+) -> None:
+    """Writes a checkpoint of `network`'s spec with weights `state`, atomically; `more` are further top-level entries.
+
+    Raises GradsegError if it cannot be written, a full disk included.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "spec": network.spec.to_json(),
+        "gradual": get_alpha(network) is not None,
+        "state": dict(state),
+        "info": dict(info or {}),
+    }
     with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "spec": network.spec.to_json(),
-                "gradual": get_alpha(network) is not None,
-                "state": {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
-                "info": dict(info or {}),
-            },
-            temporary,
-        )
+        try:
+            torch.save({**content, **more}, temporary)
+        except RuntimeError as error:  # PyTorch's zip writer hides the errno of a failed write
+            raise GradsegError(f"cannot write {path}: {_first_line(error)}; is the disk full?") from error
 
 
 def read_raw(path: str | Path) -> dict[str, Any]:
@@ -148,6 +164,8 @@ def load_checkpoint(path: str | Path, spec: Optional[ModelSpec] = None) -> Check
 
 def load_state(spec: ModelSpec, state: Mapping[str, Any], where: str | Path, gradual: bool = False) -> SegNetwork:
     """Builds the spec's network, checks every tensor's name and shape, loads it, finalises it, sets eval mode."""
+    if not all(isinstance(name, str) for name in state):
+        raise GradsegError(f"{where}: its weights have names that are no text; not a state dict")
     predictor = any(name.startswith("encoder.output_conv.") for name in state)
     network = gradual_network(spec, predictor) if gradual else SegNetwork(spec, predictor)
     check_state(network, state, where)
@@ -166,12 +184,11 @@ def check_state(network: torch.nn.Module, state: Mapping[str, Any], where: str |
     expected = network.state_dict()
     missing = [name for name in expected if name not in state]
     extra = [name for name in state if name not in expected]
-    wrong = [
+    odd = [name for name, tensor in expected.items() if name in state and not _plain(state[name], tensor)]
+    wrong = [f"{name} is no plain tensor of real numbers" for name in odd] + [
         f"{name} is {tuple(state[name].shape)} where {tuple(tensor.shape)} is needed"
-        if isinstance(state[name], Tensor)
-        else f"{name} is no tensor"
         for name, tensor in expected.items()
-        if name in state and (not isinstance(state[name], Tensor) or state[name].shape != tensor.shape)
+        if name in state and name not in odd and state[name].shape != tensor.shape
     ]
     problems = []
     for what, names in (("missing", missing), ("unexpected", extra), ("mis-shaped", wrong)):
@@ -180,9 +197,19 @@ def check_state(network: torch.nn.Module, state: Mapping[str, Any], where: str |
             problems.append(f"{len(names)} {what}: {', '.join(names[:3])}{more}")
     if problems:
         raise GradsegError(f"{where}: the weights do not fit the spec ({'; '.join(problems)})")
+    negative = [name for name in expected if name.endswith("running_var") and bool((state[name] < 0).any())]
+    if negative:
+        raise GradsegError(f"{where}: negative variance in {negative[0]}; the file is damaged")
     broken = [name for name in expected if state[name].is_floating_point() and not torch.isfinite(state[name]).all()]
     if broken:
         raise GradsegError(f"{where}: NaN or infinity in {broken[0]}; the training diverged or the file is damaged")
+
+
+def _plain(value: Any, expected: Tensor) -> bool:
+    """Whether `value` is an ordinary dense tensor of the expected one's kind of number."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return not value.is_complex() and value.is_floating_point() == expected.is_floating_point()
 
 
 def _public_state(raw: Mapping[str, Any], where: str | Path) -> dict[str, Any]:

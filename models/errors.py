@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
-from typing import Callable
+from typing import Any, Callable
+
+# the operating system's refusals that a user can mend
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 
 
 class GradsegError(Exception):
@@ -22,14 +27,28 @@ class GradsegError(Exception):
 def run_main(main: Callable[[], int]) -> None:
     """Runs a script's `main`, turns a `GradsegError` into one line on stderr, and exits.
 
-    A bug keeps its traceback. Ctrl-C exits with 130.
+    So does what the operating system refuses about a named file. A bug keeps its traceback. Ctrl-C exits with 130;
+    SIGTERM and SIGHUP with 128 + their number, through every `finally`, so that no temporary file stays.
     """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _exit_cleanly)
     try:
         code = main()
     except GradsegError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in REFUSED or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _exit_cleanly(number: int, _frame: Any) -> None:
+    sys.exit(128 + number)

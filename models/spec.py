@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping, Sequence, Tuple
 from gradseg.models.errors import GradsegError
 
 STRIDE = 8  # three stride-2 downsamplers: height and width must be multiples of this
+MAX_SIDE = 16384  # pixels; beyond it a size is a typing error
 BLOCKS = ("dense", "selective", "all")
 DOWNSAMPLERS = ("conv", "pool-concat")
 
@@ -245,14 +246,19 @@ def _problem(spec: ModelSpec) -> str:
         return f"color_order {spec.color_order!r}; use 'rgb' or 'bgr'"
     if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
         return "mean and std need three values each, std above 0"
-    if len(spec.input_hw) != 2:
-        return "input_hw must be (height, width)"
+    if len(spec.input_hw) != 2 or max(spec.input_hw) > MAX_SIDE:
+        return f"input_hw must be (height, width), each at most {MAX_SIDE}"
     if spec.blocks:
         return _family_problem(spec) or size_problem(spec.input_hw)
     return "" if min(spec.input_hw) >= 1 else "input size must be positive"
 
 
 def _family_problem(spec: ModelSpec) -> str:
+    published = ARCHS.get(spec.arch)
+    if published is not None:
+        other = [name for name, value in dataclasses.asdict(published).items() if getattr(spec, name) != value]
+        if other:
+            return f"{', '.join(other)} disagree with architecture {spec.arch!r}; a variant needs a name of its own"
     if spec.blocks not in BLOCKS:
         return f"blocks {spec.blocks!r}; one of {', '.join(BLOCKS)}"
     if spec.downsampler not in DOWNSAMPLERS:
@@ -280,8 +286,8 @@ def size_problem(size_hw: Sequence[int], stride: int = STRIDE) -> str:
 def parse_size(text: str) -> Tuple[int, int]:
     """'360x480' (height x width) → (360, 480); raises GradsegError on anything else."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise GradsegError(f"size {text!r}: write HEIGHTxWIDTH in pixels, such as 360x480")
+    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) <= MAX_SIDE for part in parts):
+        raise GradsegError(f"size {text!r}: write HEIGHTxWIDTH in pixels, such as 360x480, each at most {MAX_SIDE}")
     return int(parts[0]), int(parts[1])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import deque
-from typing import Deque, Generic, Optional, TypeVar
+from typing import Any, Deque, Dict, Generic, List, Optional, Tuple, TypeVar
 
 T = TypeVar("T")
 
@@ -74,14 +75,77 @@ class Channel(Generic[T]):
 
 
 class Stop:
-    """Why the loop ends: the first reason given stays. Takes no lock, so that a signal handler may call it."""
+    """Why the loop ends. An error outranks a polite reason such as the end of the source; of a kind the first stays.
+
+    Any thread may ask, and a signal handler too: reasons are only appended, which is atomic, so no lock is taken.
+    """
 
     def __init__(self) -> None:
-        self.reason: Optional[str] = None
-        self.code = 0
-        self.error: Optional[BaseException] = None
+        self._polite: List[Tuple[str, int, Optional[BaseException]]] = []
+        self._broken: List[Tuple[str, int, Optional[BaseException]]] = []
 
     def request(self, reason: str, code: int = 0, error: Optional[BaseException] = None) -> None:
-        """Asks every stage to end. An error outranks a polite reason such as the end of the source."""
-        if self.reason is None or (error is not None and self.error is None and self.code == 0):
-            self.code, self.error, self.reason = code, error, reason
+        """Asks every stage to end. `code`: for the process to exit with. A KeyboardInterrupt counts as polite."""
+        broken = error is not None and not isinstance(error, KeyboardInterrupt)
+        (self._broken if broken else self._polite).append((reason, code, error))
+
+    def _first(self) -> Tuple[Optional[str], int, Optional[BaseException]]:
+        for given in (self._broken, self._polite):
+            if given:
+                return given[0]
+        return None, 0, None
+
+    @property
+    def reason(self) -> Optional[str]:
+        """None while nobody has asked."""
+        return self._first()[0]
+
+    @property
+    def code(self) -> int:
+        """The exit code that goes with the reason."""
+        return self._first()[1]
+
+    @property
+    def error(self) -> Optional[BaseException]:
+        """What broke, if something did."""
+        return self._first()[2]
+
+
+class Signals:
+    """While entered: the first SIGINT, SIGTERM or SIGHUP asks for a polite end, a second SIGINT interrupts at once.
+
+    Python delivers signals to the main thread only; elsewhere entering does nothing.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._old: Dict[int, Any] = {}
+        self._interrupted, self._held = False, False
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
+            if number is not None and not (name == "SIGHUP" and ignored):  # nohup means it
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and self._interrupted and not self._held:
+            raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        self._stop.request(signal.Signals(number).name, 128 + number)
+
+    def hold(self) -> None:
+        """From now on no signal interrupts, until `release`: files are being finished."""
+        self._held = True
+
+    def release(self) -> None:
+        """Another SIGINT interrupts again."""
+        self._held = False
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 from typing import Any, Tuple
@@ -10,15 +11,17 @@ import numpy as np
 
 from gradseg.models.errors import GradsegError
 
+NEEDS = "needs an NVIDIA GPU with its driver and cuda-python"
+
 
 def import_cudart(where: str) -> Any:
-    """The runtime-API module of cuda-python; GradsegError with exit code 3 if it is not installed."""
+    """The runtime-API module of cuda-python; GradsegError with exit code 3 if it cannot be imported."""
     for name in ("cuda.bindings.runtime", "cuda.cudart"):  # since 12.8, and before
         try:
             return importlib.import_module(name)
-        except ImportError:
+        except (ImportError, OSError, RuntimeError):  # the latter two without the driver's libraries
             continue
-    raise GradsegError(f"{where} needs cuda-python, and this machine has none: pip install cuda-python", 3)
+    raise GradsegError(f"{where} {NEEDS}; cuda-python cannot be imported here: pip install cuda-python", 3)
 
 
 class Cuda:
@@ -26,9 +29,12 @@ class Cuda:
 
     def __init__(self, where: str) -> None:
         self._rt = import_cudart(where)
-        result = self._rt.cudaGetDeviceCount()
+        try:
+            result = self._rt.cudaGetDeviceCount()
+        except RuntimeError as error:  # cuda-python without a driver to load
+            raise GradsegError(f"{where} {NEEDS}; this machine has no usable GPU ({error})", 3) from error
         if int(result[0]) != 0 or int(result[1]) < 1:
-            raise GradsegError(f"{where} needs an NVIDIA GPU with its driver, and this machine has none", 3)
+            raise GradsegError(f"{where} {NEEDS}; this machine has no usable GPU", 3)
         properties = self.call("cudaGetDeviceProperties", 0)
         raw = properties.name
         self.device = (raw.decode() if isinstance(raw, bytes) else str(raw)).rstrip("\0")
@@ -74,11 +80,11 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
 
     def close(self) -> None:
-        """Frees every buffer and the stream."""
-        for pointer in self._device_memory:
-            self.call("cudaFree", pointer)
-        for pointer in self._host:
-            self.call("cudaFreeHost", pointer)
-        if self.stream is not None:
-            self.call("cudaStreamDestroy", self.stream)
+        """Frees every buffer and the stream, each once, even if CUDA reports an error for one of them."""
+        held = [("cudaFree", pointer) for pointer in self._device_memory]
+        held += [("cudaFreeHost", pointer) for pointer in self._host]
+        held += [("cudaStreamDestroy", self.stream)] if self.stream is not None else []
         self._device_memory, self._host, self.stream = [], [], None
+        for name, what in held:
+            with contextlib.suppress(RuntimeError):  # an earlier fault on the GPU is reported here once more
+                self.call(name, what)

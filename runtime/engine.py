@@ -20,7 +20,7 @@ class Engine(Protocol):
 
     spec: what the network was trained on and how it wants its input. name: the file's path.
     backend: library and version ("onnxruntime 1.20.0"). device: "CPU" or the accelerator's name.
-    precision: "fp32", "int8", … as the artefact says.
+    precision: "fp32", "int8", … as the artefact says. threads: CPU threads it computes with, None on a GPU backend.
     """
 
     spec: ModelSpec
@@ -28,6 +28,7 @@ class Engine(Protocol):
     backend: str
     device: str
     precision: str
+    threads: Optional[int]
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 BGR (1, h, w, 3) with (h, w) = spec.input_hw → uint8 labels (1, h, w), valid until the next call."""
@@ -43,7 +44,7 @@ def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Opt
 
     Args:
         path: .onnx, .pth, .plan or .engine.
-        threads: CPU threads for the network; None lets the backend choose. Ignored by GPU backends.
+        threads: CPU threads for the network; None: the backend's usual number. Ignored by GPU backends.
         spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
 
     Raises:

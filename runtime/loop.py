@@ -14,7 +14,6 @@ and the others are woken and stop. In every case the sinks are closed, and the o
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.runtime.channels import Channel, Stop
+from gradseg.runtime.channels import Channel, Signals, Stop
 from gradseg.runtime.engine import Engine
 from gradseg.runtime.overlay import Overlay
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
@@ -108,6 +107,8 @@ class VideoLoop:
         self._ready: Channel[Slot] = Channel(1)
         self._done: Channel[Slot] = Channel(1)
         self._reading, self._hurry, self._late = False, False, 0
+        # not Thread.is_alive: before Python 3.13 an interrupted join makes a running thread look ended
+        self._over = {"capture": threading.Event(), "inference": threading.Event()}
         for _ in range(SLOTS):
             self._free.put(Slot())
 
@@ -116,18 +117,22 @@ class VideoLoop:
 
         SIGINT, SIGTERM and SIGHUP end the run politely while it lasts, if this is the process's main thread.
         """
-        with _Signals(self.stop):
+        with Signals(self.stop) as signals:
             started = time.perf_counter_ns()
             self._deadline = None if self._duration_s is None else started + int(self._duration_s * 1e9)
-            threads = [
-                threading.Thread(target=self._stage, args=("source", self._capture), name="capture", daemon=True),
-                threading.Thread(target=self._stage, args=("inference", self._infer), name="inference", daemon=True),
-            ]
-            for thread in threads:
-                thread.start()
-            self._stage("sink", self._drain)
-            self.outcome.duration_s = (time.perf_counter_ns() - started) / 1e9
-            self._finish(*threads)
+            for stage, work, name in (("source", self._capture, "capture"), ("inference", self._infer, "inference")):
+                threading.Thread(target=self._stage, args=(stage, work), name=name, daemon=True).start()
+            try:
+                self._stage("sink", self._drain)
+                self.outcome.duration_s = (time.perf_counter_ns() - started) / 1e9
+                self._wait()
+            except KeyboardInterrupt:  # another Ctrl-C while the stages end: what is written is kept all the same
+                self.stop.request("SIGINT", 130)
+            finally:
+                signals.hold()
+            self._close_sinks()
+            signals.release()
+            self._finish()
         return self.outcome
 
     def _stage(self, name: str, work: Callable[[], None]) -> None:
@@ -152,8 +157,10 @@ class VideoLoop:
         finally:
             if name == "source":
                 self._ready.close()
+                self._over["capture"].set()
             elif name == "inference":
                 self._done.close()
+                self._over["inference"].set()
 
     def _fail(self, what: str, code: int, error: BaseException) -> None:
         self.stop.request(what, code, error)
@@ -260,54 +267,32 @@ class VideoLoop:
         if self._on_frame is not None:
             self._on_frame(slot.total, self.outcome.frames_done, self.outcome.frames_dropped)
 
-    def _finish(self, capture: threading.Thread, inference: threading.Thread) -> None:
-        outcome, stop = self.outcome, self.stop
-        try:
-            patience = int(GRACE_S / POLL_S) + 1 if self._hurry else -1
-            while inference.is_alive() and patience:  # in pieces, so that another Ctrl-C is heard
-                inference.join(POLL_S)
-                patience -= 1
-            capture.join(GRACE_S)
-        except KeyboardInterrupt:
-            stop.request("SIGINT", 130)
+    def _wait(self) -> None:
+        patience = int(GRACE_S / POLL_S) + 1 if self._hurry else -1
+        while patience and not self._over["inference"].wait(POLL_S):  # in pieces, so that another Ctrl-C is heard
+            patience -= 1
+        self._over["capture"].wait(GRACE_S)
+
+    def _close_sinks(self) -> None:
         for sink in self.sinks:
             try:
                 sink.close()
             except Exception as error:  # noqa: BLE001 one sink's trouble must not keep the others open
                 self._fail(f"sink: {error}", error.exit_code if isinstance(error, GradsegError) else 1, error)
+
+    def _finish(self) -> None:
+        """Closes the source and says how it went."""
+        outcome, stop = self.outcome, self.stop
         outcome.frames_dropped += self._late
-        outcome.hung = [thread.name for thread in (capture, inference) if thread.is_alive()]
+        outcome.hung = [name for name, over in self._over.items() if not over.is_set()]
         if outcome.hung:
             outcome.warnings.append(f"the {' and '.join(outcome.hung)} thread did not come back and was left alone")
         if "capture" not in outcome.hung:
-            self.source.close()
+            try:
+                self.source.close()
+            except KeyboardInterrupt:
+                outcome.warnings.append("the source was interrupted while it was being closed")
         if self.source.warning and self.source.warning not in str(stop.error):
             outcome.warnings.append(self.source.warning)
         outcome.reason, outcome.exit_code, outcome.error = stop.reason or "end of source", stop.code, stop.error
         outcome.latency_ms = {stage: self._latencies[stage].summary() for stage in STAGES}
-
-
-class _Signals:
-    """While entered: the first SIGINT, SIGTERM or SIGHUP asks for a polite end, a second SIGINT interrupts at once."""
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-        self._old: Dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
-            if number is not None and not (name == "SIGHUP" and ignored):  # nohup means it
-                self._old[number] = signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and self._stop.code == 130:
-            raise KeyboardInterrupt
-        self._stop.request(signal.Signals(number).name, 128 + number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
+from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch, read_sidecar
 from gradseg.runtime.preprocess import normalised_chw
 
@@ -29,7 +30,7 @@ class OrtEngine:
     Args:
         path: the file. Deployment form: uint8 BGR (1, h, w, 3) → uint8 (1, h, w). Logits form: float32 (1, 3, h, w) →
             float32 (1, C, h, w), or class indices of an integer type.
-        threads: of ONNX Runtime; None lets it choose.
+        threads: of ONNX Runtime; None: one for each core that this process may use.
         spec: wins over the file's own; needed for a file that carries none.
     """
 
@@ -42,8 +43,8 @@ class OrtEngine:
             ) from error
         self.name, self.device = str(path), "CPU"
         self.backend = f"onnxruntime {onnxruntime.__version__}"
-        self.threads = threads
-        self._session = _open_session(onnxruntime, path, threads)
+        self.threads: Optional[int] = usable_cores() if threads is None else threads
+        self._session = _open_session(onnxruntime, path, self.threads)
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.precision = metadata.get("gradseg.precision", "fp32")
         self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get("gradseg.calibration"))
@@ -115,11 +116,10 @@ class OrtEngine:
         self._binding = self._session = None
 
 
-def _open_session(onnxruntime: Any, path: Path, threads: Optional[int]) -> Any:
+def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures come as exceptions; the log would only repeat them
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common public base class

@@ -24,6 +24,17 @@ def check_frame(frame: np.ndarray[Any, Any], where: str = "frame") -> None:
         raise GradsegError(f"{where}: empty, shape {frame.shape}")
 
 
+def check_out(out: np.ndarray[Any, Any], shape: Tuple[int, ...], where: str) -> None:
+    """Raises GradsegError unless `out` is a C-contiguous, writable uint8 array of that shape.
+
+    Without this OpenCV would allocate another array, fill that one, and leave `out` as it was.
+    """
+    if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        layout = "" if out.flags.c_contiguous else " not contiguous"
+        layout += "" if out.flags.writeable else " read-only"
+        raise GradsegError(f"{where}: out is {out.dtype} {out.shape}{layout}; needed: contiguous uint8 {shape}")
+
+
 class Preprocessor:
     """Frame at any size → batch of one at the network's size.
 
@@ -40,11 +51,13 @@ class Preprocessor:
 
         Args:
             frame: any size; GradsegError unless it is uint8 with three channels.
-            out: C-contiguous uint8 (1, h, w, 3) to write to; without it the result lies in the preprocessor's own
-                buffer and is valid until the next call.
+            out: C-contiguous uint8 (1, h, w, 3) to write to, else GradsegError; without it the result lies in
+                the preprocessor's own buffer and is valid until the next call.
         """
         check_frame(frame)
         batch = self._batch if out is None else out
+        if out is not None:
+            check_out(out, self._batch.shape, "preprocessing")
         if frame.shape[:2] == self.input_hw:
             np.copyto(batch[0], frame)
         else:
@@ -56,8 +69,15 @@ class Preprocessor:
 def resize_labels(
     labels: np.ndarray[Any, Any], out_hw: Tuple[int, int], out: Optional[np.ndarray[Any, Any]] = None
 ) -> np.ndarray[Any, Any]:
-    """Labels uint8 (h, w) → uint8 (H, W) by nearest neighbour; `out` (H, W) is written to if given. Always a copy."""
+    """Labels uint8 (h, w) → uint8 (H, W) by nearest neighbour. Always a copy.
+
+    `out`, C-contiguous uint8 (H, W), is written to if given. GradsegError if it or `labels` is something else.
+    """
     height, width = int(out_hw[0]), int(out_hw[1])
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise GradsegError(f"labels: expected uint8 (h, w), found {labels.dtype} {labels.shape}")
+    if out is not None:
+        check_out(out, (height, width), "labels")
     target = np.empty((height, width), np.uint8) if out is None else out
     if labels.shape == (height, width):
         np.copyto(target, labels)

@@ -86,6 +86,7 @@ class ImageSequence(Source):
     def __init__(self, name: str, paths: List[Path]) -> None:
         self.name, self._paths, self._next = name, paths, 0
         self.frame_count = len(paths)
+        self.folders = tuple(sorted({path.parent for path in paths}))
         self.size_hw = read_image(paths[0]).shape[:2]
 
     def read(self, out: Optional[np.ndarray[Any, Any]] = None) -> Optional[Captured]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import write_json
+from gradseg.models.files import check_writable, write_json
 from gradseg.runtime.conditions import conditions
 from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.loop import Outcome, VideoLoop
 from gradseg.runtime.overlay import MODES, Overlay
 from gradseg.runtime.report import LiveLine, latency_table
-from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, check_writable, video_fourcc
+from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, video_fourcc
 from gradseg.runtime.sources import GRAMMAR, Source, open_source
 
 
@@ -89,6 +89,7 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
     loop_box: List[VideoLoop] = []
     try:
         if options.labels is not None:
+            _keep_apart(options.labels, source)
             sinks.append(LabelsSink(options.labels))
         if options.show:
             sinks.append(WindowSink(lambda: loop_box[0].stop.request("window closed")))
@@ -112,6 +113,12 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
     outcome = loop.run()
     live_line.close()
     return outcome
+
+
+def _keep_apart(labels: Path, source: Source) -> None:
+    """Refuses to write labels among the source's own images: their names may be the same."""
+    if labels.is_dir() and any(labels.samefile(folder) for folder in source.folders):
+        raise GradsegError(f"--labels {labels}: is the folder of the source's own images; name another folder")
 
 
 def _warm_up(engine: Engine) -> None:
@@ -142,7 +149,7 @@ def report_of(options: argparse.Namespace, engine: Engine, source: Source, outco
         "exit_code": outcome.exit_code,
         "warnings": outcome.warnings,
         "outputs": {name: str(path) for name, path in (("save", options.save), ("labels", options.labels)) if path},
-        "conditions": conditions(threads=options.threads, warm_up_frames=1, overlay=options.overlay),
+        "conditions": conditions(threads=engine.threads, warm_up_frames=1, overlay=options.overlay),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import atomic_path
+from gradseg.models.files import put_in_place, temporary_beside
 from gradseg.runtime.recordings import quiet_decoder
 
 FOURCC = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -72,7 +73,7 @@ class VideoSink(Sink):
         self._realtime, self._start_ns = realtime, 0
         self.written, self._full = 0, ""
         fourcc = video_fourcc(self.path)
-        temporary = _temporary_beside(self.path)
+        temporary = temporary_beside(self.path)
         self._temporary: Optional[Path] = temporary
         self._check_space(temporary)
         height, width = self.size_hw
@@ -134,7 +135,7 @@ class VideoSink(Sink):
             found = count_frames(temporary)
             if found == 0:
                 raise GradsegError(f"{self.path}: none of {self.written} frames can be read back; was the disk full?")
-            _rename(temporary, self.path)
+            put_in_place(temporary, self.path)
             if found != self.written:
                 raise GradsegError(f"{self.path}: holds {found} of {self.written} frames; was the disk full?")
         finally:
@@ -166,33 +167,23 @@ def count_frames(path: Path) -> int:
         capture.release()
 
 
-def _temporary_beside(path: Path) -> Path:
-    """A new empty file in the folder of `path`, with its suffix; GradsegError if there cannot be one."""
-    check_writable(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=str(path.parent))
-    os.close(handle)
-    return Path(name)
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name, and the permissions that a file made the ordinary way would have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    try:
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        raise GradsegError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 class LabelsSink(Sink):
-    """A folder of label images: uint8 class indices at frame size, `{index:06d}.png`, one per frame."""
+    """A folder of label images: uint8 class indices at frame size, `{index:06d}.png`, one per frame.
+
+    A folder that holds files of such names is refused: one run's labels must not mix with another's.
+    """
 
     wants_image = False
 
     def __init__(self, folder: Union[str, Path]) -> None:
         self.folder = Path(folder)
         check_folder(self.folder, "--labels")
+        there = sorted(path.name for path in self.folder.iterdir() if re.match(r"\d{6,}\.png$", path.name))
+        if there:
+            raise GradsegError(
+                f"--labels {self.folder}: already holds {len(there)} such images ({there[0]}…), of an earlier run "
+                "perhaps; empty it or name another folder"
+            )
         self.written = 0
 
     def write(
@@ -254,18 +245,3 @@ def check_folder(folder: Path, option: str) -> None:
         raise GradsegError(
             f"{option} {folder}: cannot be written ({error.strerror or error}); choose another"
         ) from error
-
-
-def check_writable(path: Path) -> None:
-    """Raises GradsegError at once if a file at `path` could not be written later; what stands there stays.
-
-    A device such as /dev/null is refused, since the rename at the end would replace it.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise GradsegError(f"cannot write {path}: not a regular file; name a file")
-    with contextlib.suppress(_UntouchedError), atomic_path(path):
-        raise _UntouchedError
-
-
-class _UntouchedError(Exception):
-    """Leaves `atomic_path` before its rename."""

@@ -36,7 +36,8 @@ class Source:
 
     name: as the user wrote it. live: frames come by themselves and the old ones go stale, or (False) none may be lost.
     fps: frames per second that the source claims. size_hw: (height, width) of the first frame.
-    frame_count: how many frames to expect, None if unknown. warning: what was wrong though frames came, "" if nothing.
+    frame_count: how many frames to expect, None if unknown. folders: that its images lie in, none for other sources.
+    warning: what was wrong though frames came, "" if nothing.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source:
     fps: float = DEFAULT_FPS
     size_hw: Tuple[int, int]
     frame_count: Optional[int] = None
+    folders: Tuple[Path, ...] = ()
     warning: str = ""
 
     def read(self, out: Optional[np.ndarray[Any, Any]] = None) -> Optional[Captured]:

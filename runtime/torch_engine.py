@@ -31,16 +31,14 @@ class TorchEngine:
                 "'gradseg[train]', or export it elsewhere with python export/to_onnx.py and run the .onnx",
                 3,
             ) from error
-        from gradseg.models.checkpoint import load_checkpoint
-
         if threads is not None:
             torch.set_num_threads(threads)
-        checkpoint = load_checkpoint(path, spec)
+        checkpoint = _load(path, spec)
         self.spec = checkpoint.spec
         self.name, self.backend, self.precision = str(path), f"torch {torch.__version__}", "fp32"
         gpu = torch.cuda.is_available()
         self.device = torch.cuda.get_device_name(0) if gpu else "CPU"
-        self.threads = threads
+        self.threads: Optional[int] = torch.get_num_threads()
         self._torch: Any = torch
         self._device = torch.device("cuda" if gpu else "cpu")
         network: Any = checkpoint.network.eval()  # Any: torch's stubs leave memory_format out
@@ -63,3 +61,15 @@ class TorchEngine:
     def close(self) -> None:
         """Drops the network."""
         self._network = None
+
+
+def _load(path: Path, spec: Optional[ModelSpec]) -> Any:
+    """`load_checkpoint`; a bare state dict without a spec is refused with what to do here, where there is no --arch."""
+    from gradseg.models.checkpoint import FORMAT, load_checkpoint, read_raw
+
+    if spec is None and read_raw(path).get("format") != FORMAT:
+        raise GradsegError(
+            f"{path}: a state dict without a GradSeg ModelSpec inside; convert it first: "
+            f"python export/to_onnx.py {path} --arch erfnet (or the architecture that it is), and run the .onnx"
+        )
+    return load_checkpoint(path, spec)

@@ -1,7 +1,6 @@
 """TensorRT engine: classic TensorRT 8.5 or newer (JetPack, desktop) and TensorRT-RTX, by their name-based I/O API.
 
-Written against the documented API of both; it has been run on no GPU yet, since none was at hand: what is tested is
-everything up to deserialising, with stand-ins for the two libraries.
+Written against the documented API of both; tested with stand-ins for the libraries, not on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from gradseg.runtime.trt_library import LIBRARIES, import_first
 class TrtEngine:
     """A .plan of the deployment form with its sidecar NAME.plan.json. See `gradseg.runtime.engine.Engine`.
 
-    The library, the GPU and the sidecar are checked before the plan is deserialised, because TensorRT's own messages
+    The GPU, the library and the sidecar are checked before the plan is deserialised, because TensorRT's own messages
     do not say what does not fit.
 
     Args:
@@ -32,16 +31,27 @@ class TrtEngine:
 
     def __init__(self, path: Path, spec: Optional[ModelSpec] = None) -> None:
         sidecar = read_sidecar(path)
-        trt = _import_library(path, sidecar.get("library"))
+        self.threads: Optional[int] = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
         self._cuda: Optional[Cuda] = Cuda(f"{path}: a TensorRT engine")
-        _check_built_for(path, sidecar, trt, self._cuda.compute_capability)
+        try:
+            self._open(path, sidecar, spec, self._cuda)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: Path, sidecar: Dict[str, Any], spec: Optional[ModelSpec], cuda: Cuda) -> None:
+        trt = _import_library(path, sidecar.get("library"))
+        _check_built_for(path, sidecar, trt, cuda.compute_capability)
         if spec is None and not isinstance(sidecar.get("spec"), dict):
             raise GradsegError(
                 f"{path}: no {path.name}.json with its ModelSpec beside it; copy it along, or rebuild: "
                 f"python export/to_trt.py {path.stem}.onnx"
             )
         self.spec = spec or ModelSpec.from_dict(sidecar["spec"], f"{path}.json")
-        self.name, self.device = str(path), self._cuda.device
+        self.name, self.device = str(path), cuda.device
         self.backend = f"{trt.__name__} {trt.__version__}"
         self.precision = str(sidecar.get("precision", "unknown"))
         self._logger = trt.Logger(trt.Logger.ERROR)
@@ -49,15 +59,15 @@ class TrtEngine:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise GradsegError(
-                f"{path}: {self.backend} on {self.device} ({self._cuda.compute_capability}) cannot load it: damaged, "
+                f"{path}: {self.backend} on {self.device} ({cuda.compute_capability}) cannot load it: damaged, "
                 f"or built by another version or for another GPU. Rebuild: python export/to_trt.py {path.stem}.onnx"
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise GradsegError(f"{path}: not enough GPU memory for {self.name} on {self.device}", 3)
-        self._bind(trt, path)
+        self._bind(trt, path, cuda)
 
-    def _bind(self, trt: Any, path: Path) -> None:
+    def _bind(self, trt: Any, path: Path, cuda: Cuda) -> None:
         """Device and pinned buffers for the one input and the one output, their addresses given by name."""
         height, width = self.spec.input_hw
         wanted: Dict[bool, Tuple[int, ...]] = {True: (1, height, width, 3), False: (1, height, width)}
@@ -67,7 +77,6 @@ class TrtEngine:
             name = engine.get_tensor_name(index)
             found[engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT].append(name)
         buffers: List[Tuple[np.ndarray[Any, Any], int]] = []
-        assert self._cuda is not None
         for is_input, shape in wanted.items():
             names = found[is_input]
             got = tuple(engine.get_tensor_shape(names[0])) if len(names) == 1 else None
@@ -76,8 +85,8 @@ class TrtEngine:
                 raise GradsegError(
                     f"{path}: {kind}s {names} {got}; expected one uint8 {shape}: not a deployment-form engine"
                 )
-            host = self._cuda.pinned(shape, np.uint8)
-            device = self._cuda.device_buffer(host.nbytes)
+            host = cuda.pinned(shape, np.uint8)
+            device = cuda.device_buffer(host.nbytes)
             if not self._context.set_tensor_address(names[0], device):
                 raise RuntimeError(f"set_tensor_address failed for {names[0]}")
             buffers.append((host, device))
@@ -111,8 +120,8 @@ def _import_library(path: Path, library: Any) -> Any:
     if found is not None:
         return found[1]
     raise GradsegError(
-        f"{path}: a TensorRT engine needs {' or '.join(names)} and an NVIDIA GPU, and this machine has none of the "
-        "library; on a Jetson it comes with JetPack (make the virtual environment with --system-site-packages), "
+        f"{path}: a TensorRT engine needs {' or '.join(names)}, and it cannot be imported here; "
+        "on a Jetson it comes with JetPack (make the virtual environment with --system-site-packages), "
         "elsewhere pip install tensorrt",
         3,
     )

@@ -9,7 +9,7 @@ LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
 def import_one(library: str) -> Optional[Any]:
-    """The module of "tensorrt" or "tensorrt_rtx"; None if it is not installed.
+    """The module of "tensorrt" or "tensorrt_rtx"; None if it is not installed or cannot be loaded.
 
     The RTX packages on PyPI come as two: the libraries must be loaded first, so that the bindings find them.
     """
@@ -19,7 +19,7 @@ def import_one(library: str) -> Optional[Any]:
     for names in ways:
         try:
             return [importlib.import_module(name) for name in names][-1]
-        except ImportError:
+        except (ImportError, OSError):  # OSError: the package is there, a shared library of it is not
             continue
     return None
 

@@ -104,6 +104,7 @@ class ToyEngine:
 
     def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
         self.spec, self.name, self.backend, self.device, self.precision = SPEC, "toy", "toy 1", "CPU", "fp32"
+        self.threads: Optional[int] = 1
         self._before, self.calls, self.closed = before, 0, False
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -35,6 +36,7 @@ class Bright:
     """An engine that labels a pixel by its blue value: 0 below 100, 1 from there, upside down if `wrong`."""
 
     name, backend, device, precision = "bright", "numpy", "CPU", "fp32"
+    threads: Optional[int] = 1
 
     def __init__(self, wrong: bool = False) -> None:
         self.spec = ModelSpec("bright", ("dark", "light"), ((0, 0, 0), (255, 255, 255)), (8, 8), blocks="")
@@ -99,6 +101,12 @@ def test_latency_script_takes_engines_in_turn(checkpoint: Path, tmp_path: Path) 
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["fps"] == pytest.approx(1000 / row["mean_ms"])
         assert set(row["stages_p50_ms"]) == {"preprocess", "infer", "postprocess"}
+    kept = checkpoint.read_bytes()
+    for script in (latency.main, accuracy.main):
+        extra = [] if script is latency.main else ["--data", "scenes:frames=1,size=48x64"]
+        with pytest.raises(GradsegError, match="is an input itself and would be overwritten"):
+            script(["--engine", str(checkpoint), "--json", str(checkpoint), *extra])
+    assert checkpoint.read_bytes() == kept
     with pytest.raises(GradsegError, match="--samples"):
         latency.main(["--engine", str(checkpoint), "--samples", "0"])
 

@@ -129,7 +129,7 @@ def damaged(good: Path, **changes: Any) -> Path:
 
 
 def test_weights_that_do_not_fit_the_spec_are_counted_and_named(good: Path) -> None:
-    other = dataclasses.replace(SPEC, groups=4).to_json()
+    other = dataclasses.replace(SPEC, arch="mine", groups=4).to_json()
     with pytest.raises(GradsegError, match=r"do not fit the spec \(\d+ mis-shaped: encoder\.layers\.1\.pw1\.weight is"):
         load_checkpoint(damaged(good, spec=other))
 
@@ -200,3 +200,33 @@ def test_any_damage_is_one_line(
         read_raw(path)  # a flipped weight is no damage that a reader could see
     except GradsegError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(16, 3, 3, 3).to_sparse(), "no plain tensor of real numbers"),
+        (torch.ones(16, 3, 3, 3, device="meta"), "no plain tensor of real numbers"),
+        (torch.ones(16, 3, 3, 3, dtype=torch.complex64), "no plain tensor of real numbers"),
+        (torch.ones(16, 3, 3, 3, dtype=torch.int64), "no plain tensor of real numbers"),
+        ("text", "no plain tensor of real numbers"),
+    ],
+)
+def test_odd_tensors_are_named(good: Path, value: object, message: str) -> None:
+    raw = torch.load(good, weights_only=True)
+    raw["state"]["encoder.initial_block.conv.weight"] = value
+    torch.save(raw, good)
+    with pytest.raises(GradsegError, match=f"encoder.initial_block.conv.weight is {message}"):
+        load_checkpoint(good)
+
+
+def test_negative_variance_and_nameless_weights_are_said(good: Path) -> None:
+    raw = torch.load(good, weights_only=True)
+    raw["state"]["encoder.initial_block.bn.running_var"][0] = -1
+    torch.save(raw, good)
+    with pytest.raises(GradsegError, match=r"negative variance in encoder\.initial_block\.bn\.running_var"):
+        load_checkpoint(good)
+    raw["state"] = {5: torch.ones(2)}
+    torch.save(raw, good)
+    with pytest.raises(GradsegError, match="names that are no text"):
+        load_checkpoint(good)

@@ -35,7 +35,9 @@ def relative(path: Path) -> str:
 DEVICE = [
     p for p in FILES if relative(p).split("/")[0] in ("models", "data", "runtime") and relative(p) not in NEEDS_TORCH
 ]
-ON_DEVICE_TOO = [p for p in FILES if relative(p) in ("export/to_trt.py", "benchmarks/latency.py", "benchmarks/accuracy.py")]
+ON_DEVICE_TOO = [
+    p for p in FILES if relative(p) in ("export/to_trt.py", "benchmarks/latency.py", "benchmarks/accuracy.py")
+]
 
 
 def module_of(path: Path) -> str:

@@ -50,6 +50,36 @@ def test_preprocess_reuses_its_buffer_and_leaves_the_frame_alone() -> None:
     np.testing.assert_array_equal(out[0], frame)
 
 
+@pytest.mark.parametrize(
+    ("out", "found"),
+    [
+        (np.zeros((1, 24, 16, 3), np.uint8), r"uint8 \(1, 24, 16, 3\)"),
+        (np.zeros((1, 16, 24, 3), np.float32), r"float32 \(1, 16, 24, 3\)"),
+        (np.zeros((1, 16, 24, 6), np.uint8)[..., ::2], "not contiguous"),
+    ],
+)
+def test_preprocess_refuses_an_out_that_it_cannot_fill(out: np.ndarray[Any, Any], found: str) -> None:
+    for frame in (random_frame((33, 44), 1), random_frame((16, 24), 1)):
+        with pytest.raises(GradsegError, match=rf"out is .*{found}.*needed: contiguous uint8 \(1, 16, 24, 3\)"):
+            Preprocessor((16, 24))(frame, out=out)
+
+
+def test_resize_labels_refuses_what_it_would_get_wrong() -> None:
+    labels = np.ones((4, 6), np.uint8)
+    read_only = np.zeros((8, 12), np.uint8)
+    read_only.flags.writeable = False
+    for out in (
+        np.zeros((12, 8), np.uint8),
+        np.zeros((8, 12), np.int64),
+        np.zeros((8, 24), np.uint8)[:, ::2],
+        read_only,
+    ):
+        with pytest.raises(GradsegError, match=r"labels: out is .*; needed: contiguous uint8 \(8, 12\)"):
+            resize_labels(labels, (8, 12), out)
+    with pytest.raises(GradsegError, match=r"expected uint8 \(h, w\), found int64 \(4, 6\)"):
+        resize_labels(labels.astype(np.int64), (8, 12))
+
+
 def test_flipped_frames_are_as_good_as_others() -> None:
     """`rgb[..., ::-1]` is how many programs make BGR: a view with negative strides."""
     rgb = random_frame((20, 30), 5)

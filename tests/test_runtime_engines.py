@@ -1,11 +1,9 @@
-"""Engines: ONNX Runtime in every form, PyTorch against the network itself, TensorRT up to where a GPU is needed."""
+"""Engines: ONNX Runtime in every form, PyTorch against the network itself."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from runtime_toys import HW, SPEC, deployment_onnx, expected_labels, logits_onnx
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import spec_for
 from gradseg.runtime import Segmenter
+from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import open_engine, read_spec
 from gradseg.runtime.preprocess import normalised_chw
 
@@ -31,6 +30,7 @@ def test_deployment_form(tmp_path: Path) -> None:
     engine = open_engine(deployment_onnx(tmp_path / "m.onnx"), threads=1)
     assert engine.spec == SPEC and engine.device == "CPU" and engine.precision == "int8"
     assert engine.backend.startswith("onnxruntime 1.")
+    assert engine.threads == 1
     assert engine.calibration == {"frames": 3}  # type: ignore[attr-defined]
     for seed in range(3):
         batch = random_batch(seed)
@@ -39,6 +39,13 @@ def test_deployment_form(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, expected_labels(batch))
     engine.close()
     engine.close()
+
+
+def test_threads_are_what_the_session_really_uses(tmp_path: Path) -> None:
+    path = deployment_onnx(tmp_path / "m.onnx")
+    for threads, wanted in ((None, usable_cores()), (3, 3)):
+        engine: Any = open_engine(path, threads=threads)
+        assert engine.threads == wanted == engine._session.get_session_options().intra_op_num_threads
 
 
 def test_output_is_one_buffer_and_input_may_move(tmp_path: Path) -> None:
@@ -150,6 +157,7 @@ def test_torch_engine_equals_the_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "m.pth", SegNetwork(SPEC))
     engine, network = open_engine(tmp_path / "m.pth"), load_checkpoint(tmp_path / "m.pth").network
+    assert engine.threads == torch.get_num_threads()
     for seed in range(2):
         batch = random_batch(seed)
         with torch.inference_mode():
@@ -160,161 +168,20 @@ def test_torch_engine_equals_the_network(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_bare_state_dict_says_to_convert_it_first(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'gradseg[train]'")
+    path = tmp_path / "erfnet.pth"
+    torch.save({"module.encoder.initial_block.conv.weight": torch.zeros(13, 3, 3, 3)}, path)
+    with pytest.raises(
+        GradsegError, match=r"convert it first: python export/to_onnx\.py \S+\.pth --arch erfnet"
+    ) as caught:
+        open_engine(path)
+    assert caught.value.exit_code == 2
+
+
 def test_checkpoint_without_torch_is_exit_code_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.pth").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(GradsegError, match="needs PyTorch, and this machine has none") as caught:
         open_engine(tmp_path / "m.pth")
     assert caught.value.exit_code == 3
-
-
-# -- TensorRT: stand-ins for the two libraries that keep "device" memory in the host's ---------------------------------
-
-
-class FakeCudart(types.ModuleType):
-    """cuda-python's runtime module as far as it is used; every call returns (error, value…)."""
-
-    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
-
-    def __init__(self, gpus: int) -> None:
-        super().__init__("cuda.bindings.runtime")
-        self.gpus, self.held = gpus, {}  # type: ignore[var-annotated]
-
-    def cudaGetDeviceCount(self) -> Any:  # noqa: N802
-        return (0, self.gpus)
-
-    def cudaGetDeviceProperties(self, device: int) -> Any:  # noqa: N802
-        return (0, types.SimpleNamespace(name=b"Toy GPU\0\0", major=8, minor=7))
-
-    def cudaStreamCreate(self) -> Any:  # noqa: N802
-        return (0, 77)
-
-    def cudaMalloc(self, count: int) -> Any:  # noqa: N802
-        buffer = (ctypes.c_uint8 * count)()
-        self.held[ctypes.addressof(buffer)] = buffer
-        return (0, ctypes.addressof(buffer))
-
-    cudaMallocHost = cudaMalloc  # noqa: N815
-
-    def cudaFree(self, pointer: int) -> Any:  # noqa: N802
-        del self.held[pointer]
-        return (0,)
-
-    cudaFreeHost = cudaFree  # noqa: N815
-
-    def cudaMemcpyAsync(self, target: int, source: int, count: int, kind: int, stream: int) -> Any:  # noqa: N802
-        assert stream == 77
-        ctypes.memmove(target, source, count)
-        return (0,)
-
-    def cudaStreamSynchronize(self, stream: int) -> Any:  # noqa: N802
-        return (0,)
-
-    def cudaStreamDestroy(self, stream: int) -> Any:  # noqa: N802
-        return (0,)
-
-
-class FakePlan:
-    """Engine and execution context in one: labels = blue channel modulo 11."""
-
-    shapes = {"labels": (1, *HW), "frame": (1, *HW, 3)}  # noqa: RUF012
-    num_io_tensors = 2
-
-    def __init__(self) -> None:
-        self.addresses = {}  # type: ignore[var-annotated]
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.shapes)[index]
-
-    def get_tensor_mode(self, name: str) -> str:
-        return "in" if name == "frame" else "out"
-
-    def get_tensor_shape(self, name: str) -> Any:
-        return self.shapes[name]
-
-    def get_tensor_dtype(self, name: str) -> str:
-        return "uint8"
-
-    def create_execution_context(self) -> FakePlan:
-        return self
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        pixels = HW[0] * HW[1]
-        frame = np.frombuffer((ctypes.c_uint8 * (3 * pixels)).from_address(self.addresses["frame"]), np.uint8)
-        labels = np.frombuffer((ctypes.c_uint8 * pixels).from_address(self.addresses["labels"]), np.uint8)
-        labels[:] = frame[::3] % 11
-        return True
-
-
-def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, gpus: int = 1, plan: Any = FakePlan) -> FakeCudart:
-    trt: Any = types.ModuleType("tensorrt")
-    trt.__version__ = "10.3.0"
-    trt.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
-    trt.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
-    trt.DataType = types.SimpleNamespace(UINT8="uint8")
-    trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda raw: plan() if plan else None)
-    cudart = FakeCudart(gpus)
-    for name, module in (("tensorrt", trt), ("cuda", types.ModuleType("cuda")), ("cuda.bindings.runtime", cudart)):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
-    return cudart
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    """A plan file with its sidecar."""
-    (tmp_path / "m.plan").write_bytes(b"plan")
-    (tmp_path / "m.plan.json").write_text(json.dumps({"spec": SPEC.to_dict(), "precision": "int8"}))
-    return tmp_path / "m.plan"
-
-
-def test_plan_without_tensorrt_is_exit_code_3(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(GradsegError, match=r"needs tensorrt or tensorrt_rtx.*this machine has none") as caught:
-        open_engine(plan)
-    assert caught.value.exit_code == 3
-
-
-def test_plan_without_gpu_is_exit_code_3(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_tensorrt(monkeypatch, gpus=0)
-    with pytest.raises(GradsegError, match="needs an NVIDIA GPU with its driver, and this machine has none") as caught:
-        open_engine(plan)
-    assert caught.value.exit_code == 3
-
-
-def test_plan_runs_by_names_and_frees_its_memory(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cudart = fake_tensorrt(monkeypatch)
-    engine = open_engine(plan)
-    assert (engine.backend, engine.device, engine.precision) == ("tensorrt 10.3.0", "Toy GPU", "int8")
-    for seed in range(2):
-        batch = random_batch(seed)
-        np.testing.assert_array_equal(engine.infer(batch), batch[..., 0] % 11)
-    assert len(cudart.held) == 4
-    engine.close()
-    engine.close()
-    assert not cudart.held
-
-
-@pytest.mark.parametrize(
-    "built", [{"version": "8.5.2", "compute_capability": "sm87"}, {"version": "10.3.0", "compute_capability": "sm90"}]
-)
-def test_plan_of_another_version_or_gpu_names_both(plan: Path, monkeypatch: pytest.MonkeyPatch, built: Any) -> None:
-    fake_tensorrt(monkeypatch, plan=None)
-    plan.with_name("m.plan.json").write_text(json.dumps({"spec": SPEC.to_dict(), **built}))
-    wanted = f"built by TensorRT {built['version']} for {built['compute_capability']}; this is 10.3.0 on sm87. Rebuild"
-    with pytest.raises(GradsegError, match=wanted):
-        open_engine(plan)
-
-
-def test_plan_that_does_not_load_or_is_alone(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_tensorrt(monkeypatch, plan=None)
-    with pytest.raises(GradsegError, match="cannot load it: damaged, or built by another"):
-        open_engine(plan)
-    plan.with_name("m.plan.json").unlink()
-    with pytest.raises(GradsegError, match=r"no m\.plan\.json with its ModelSpec"):
-        open_engine(plan)

@@ -13,7 +13,6 @@ from runtime_toys import HW, SPEC, ToyEngine, ToySink, ToySource, raise_at, run_
 
 from gradseg.models.errors import GradsegError
 from gradseg.runtime import loop as loop_module
-from gradseg.runtime.channels import Channel, Stop
 from gradseg.runtime.loop import SLOTS, VideoLoop
 from gradseg.runtime.overlay import Overlay
 from gradseg.runtime.report import STAGES
@@ -186,6 +185,60 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stuck_engine(monkeypatch: pytest.Mo
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_more_ctrl_c_while_files_are_finished_loses_none() -> None:
+    class Closing(ToySink):
+        def close(self) -> None:
+            interrupt()
+            interrupt()
+            super().close()
+
+    sinks = [Closing(before=lambda index: interrupt() if index == 2 else None), Closing()]
+    source = ToySource(10**9)
+    outcome = VideoLoop(ToyEngine(), source, sinks).run()
+    assert [sink.closed for sink in sinks] == [1, 1] and source.closed
+    assert (outcome.reason, outcome.exit_code, outcome.error) == ("SIGINT", 130, None)
+    assert outcome.frames_done >= 3 and outcome.duration_s > 0
+
+
+def test_ctrl_c_at_the_very_end_does_not_take_the_result_away() -> None:
+    class Closing(ToySink):
+        def close(self) -> None:
+            interrupt()
+            super().close()
+
+    sink = Closing()
+    outcome = VideoLoop(ToyEngine(), ToySource(3), [sink]).run()
+    assert (outcome.reason, outcome.exit_code, outcome.frames_done, sink.closed) == ("end of source", 0, 3, 1)
+
+
+def test_ctrl_c_twice_after_the_source_ended_still_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the source is the reason already; a stuck engine must not make the program unstoppable."""
+    monkeypatch.setattr(loop_module, "GRACE_S", 0.05)
+    release, sink = threading.Event(), ToySink()
+    loop: VideoLoop
+
+    def stuck(call: int) -> None:
+        if call == 1:
+            while loop.stop.reason is None:
+                release.wait(0.01)
+            for _ in range(300):  # until one was delivered after the first
+                interrupt()
+                if sink.closed or release.wait(0.02):
+                    break
+            release.wait(60)
+
+    loop = VideoLoop(ToyEngine(stuck), ToySource(2), [sink])
+    try:
+        outcome = loop.run()
+    finally:
+        release.set()
+    assert outcome.hung == ["inference"] and sink.closed == 1, outcome
+
+
 def test_stop_from_outside_drains() -> None:
     loop: VideoLoop
     sink = ToySink(before=lambda index: loop.stop.request("window closed") if index == 4 else None)
@@ -223,47 +276,3 @@ def test_no_picture_is_drawn_that_nobody_wants() -> None:
 
     outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(3), [LabelsOnly()], Forbidden(SPEC.palette)))
     assert outcome.error is None and outcome.frames_done == 3
-
-
-# -- channels ----------------------------------------------------------------------------------------------------------
-
-
-def test_closing_wakes_both_sides() -> None:
-    for end in ("close", "abort"):
-        full: Channel[int] = Channel(1)
-        empty: Channel[int] = Channel(1)
-        assert full.put(1)
-        results: list[Any] = []
-        threads = [
-            threading.Thread(target=lambda: results.append(full.put(2)), daemon=True),  # noqa: B023
-            threading.Thread(target=lambda: results.append(empty.get()), daemon=True),  # noqa: B023
-        ]
-        for thread in threads:
-            thread.start()
-        for channel in (full, empty):
-            getattr(channel, end)()
-        for thread in threads:
-            thread.join(30)
-        assert sorted(map(str, results)) == ["False", "None"]
-        assert full.get() == (1 if end == "close" else None)
-
-
-def test_put_newest_displaces_the_oldest() -> None:
-    channel: Channel[int] = Channel(1)
-    assert channel.put_newest(1) is None and channel.put_newest(2) == 1
-    assert channel.get() == 2
-    with pytest.raises(TimeoutError):
-        channel.get(0.001)
-    channel.close()
-    assert channel.put_newest(3) == 3 and channel.get() is None and channel.abort() == 0
-
-
-def test_first_reason_stays_unless_something_broke() -> None:
-    stop = Stop()
-    stop.request("end of source")
-    stop.request("SIGINT", 130)
-    assert (stop.reason, stop.code) == ("end of source", 0)
-    error = ValueError("x")
-    stop.request("sink: x", 1, error)
-    stop.request("inference: y", 2, ValueError("y"))
-    assert (stop.reason, stop.code, stop.error) == ("sink: x", 1, error)

@@ -12,8 +12,9 @@ import pytest
 from runtime_toys import frames_of, write_video
 
 from gradseg.models.errors import GradsegError
+from gradseg.models.files import check_writable
 from gradseg.runtime import sinks
-from gradseg.runtime.sinks import LabelsSink, VideoSink, WindowSink, check_writable
+from gradseg.runtime.sinks import LabelsSink, VideoSink, WindowSink
 
 HW = (48, 64)
 LABELS = np.zeros(HW, np.uint8)
@@ -138,6 +139,16 @@ def test_label_images_are_exact_and_named_by_frame(tmp_path: Path) -> None:
     for index, labels in wanted.items():
         got = cv2.imread(str(sink.folder / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(got, labels)
+
+
+def test_labels_of_an_earlier_run_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "000007.png").write_bytes(b"an earlier run's")
+    (tmp_path / "notes.png").write_bytes(b"mine")
+    with pytest.raises(GradsegError, match=r"--labels .*already holds 1 such.*000007\.png.*; empty it or name another"):
+        LabelsSink(tmp_path)
+    (tmp_path / "000007.png").unlink()
+    LabelsSink(tmp_path).write(None, LABELS, 7, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000007.png", "notes.png"]
 
 
 def test_label_image_that_cannot_be_written_is_not_left_half(tmp_path: Path) -> None:

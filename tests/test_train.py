@@ -187,7 +187,7 @@ def test_validation_without_labels_is_said(data: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((40, 56, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "labels" / "a.png"), np.full((40, 56), 255, np.uint8))
     arguments = [*SMALL, "--direct", "--data", f"folder:{data}", "--val", f"folder:{tmp_path}", "--epochs", "1"]
-    with pytest.raises(GradsegError, match="validation frames hold no labelled pixel"):
+    with pytest.raises(GradsegError, match="every label of --val is ignored"):
         main([*arguments, "--out", str(tmp_path / "run")])
 
 
@@ -290,6 +290,13 @@ def test_starting_from_another_checkpoint(data: Path, tmp_path: Path) -> None:
         (["d", "--data", "video:x"], "expected camvid:DIR"),
         (["d", "--resume"], "--resume: no .*last.pth"),
         (["d", "--limit", "0"], "--limit 0"),
+        (["d", "--val-limit", "0"], "--limit 0"),
+        (["d", "--threads", "-1"], "--threads -1"),
+        (["d", "--seed", "-1"], "--seed -1"),
+        (["d", "--lr", "inf"], "--lr inf: must be a finite number"),
+        (["d", "--class-power", "nan"], "--class-power nan"),
+        (["d", "--encoder-epochs", "-1"], "--encoder-epochs -1: must be 0 or more"),
+        (["d", "--batch", "1", "--size", "8x8"], "BatchNorm needs more than one value"),
     ],
 )
 def test_bad_settings_are_one_line(arguments: list[str], message: str, data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from runtime_toys import deployment_onnx, expected_labels, frames_of, write_vide
 
 from gradseg.models.errors import GradsegError
 from gradseg.runtime import run_video
+from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,7 @@ def test_video_in_video_and_labels_and_report_out(engine: Path, tmp_path: Path) 
     assert all(isinstance(v, float) for stage in found["latency_ms"].values() for v in stage.values())
     assert found["fps"] > 0 and found["exit_reason"] == "end of source" and found["exit_code"] == 0
     assert found["conditions"]["versions"]["numpy"] == np.__version__
+    assert found["conditions"]["threads"] == usable_cores()
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
@@ -131,6 +133,20 @@ def test_limits_and_overlay_modes(engine: Path, tmp_path: Path) -> None:
         assert call("--engine", engine, clip, "--save", out, "--overlay", mode, "--max-frames", 4, "--alpha", 0.7) == 0
         assert [frame.shape for frame in frames_of(out)] == [shape] * 4
     assert call("--engine", engine, "scenes:size=48x64,frames=3", "--duration", 60, "--threads", 1) == 0
+
+
+@pytest.mark.parametrize("source", ["frames", "frames/*.png", "frames/cam.png", "fr*/c*.png"])
+def test_labels_are_never_written_over_the_images(engine: Path, tmp_path: Path, source: str) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for name in ("cam.png", "dam.png"):
+        cv2.imwrite(str(frames / name), np.full((24, 32, 3), 200, np.uint8))
+    before = {path.name: path.read_bytes() for path in frames.iterdir()}
+    with pytest.raises(GradsegError, match=r"--labels .*is the folder of the source's own images; name another"):
+        call("--engine", engine, tmp_path / source, "--labels", frames / ".." / "frames")
+    assert {path.name: path.read_bytes() for path in frames.iterdir()} == before
+    assert call("--engine", engine, tmp_path / source, "--labels", frames / "labels") == 0
+    assert (frames / "labels" / "000000.png").is_file()
 
 
 def bug(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -49,7 +49,9 @@ def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optiona
 
     With `resume`, continues from `out`/last.pth. Raises GradsegError for data, sizes or a folder that do not fit.
     """
-    if threads:
+    if threads is not None:
+        if threads < 1:
+            raise GradsegError(f"--threads {threads}: at least 1 is needed")
         torch.set_num_threads(threads)
     train, val = open_sets(settings)
     settings = with_sizes(settings, train)
@@ -99,6 +101,8 @@ def with_sizes(settings: FitSettings, data: Dataset) -> FitSettings:
         problem = size_problem(value)
         if problem:
             raise GradsegError(f"--{name}: {problem}")
+    if settings.batch * (crop[0] // STRIDE) * (crop[1] // STRIDE) < 2:
+        raise GradsegError("--batch 1 with a crop of 8x8: BatchNorm needs more than one value; use larger ones")
     return dataclasses.replace(settings, size=size, crop=crop)
 
 

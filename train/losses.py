@@ -15,14 +15,14 @@ from gradseg.models.errors import GradsegError
 WEIGHTINGS = ("none", "enet", "median")
 
 
-def class_shares(data: Dataset, most: int = 400) -> np.ndarray[Any, Any]:
+def class_shares(data: Dataset, most: int = 400, name: str = "--data") -> np.ndarray[Any, Any]:
     """Pixel share of each class over at most `most` evenly spread frames, float64 (C,), summing to 1."""
     counts = np.zeros(len(data.classes), np.int64)
     step = max(1, len(data) // most)
     for index in range(0, len(data), step):
         counts += np.bincount(data[index].label.ravel(), minlength=256)[: len(counts)]
     if not counts.sum():
-        raise GradsegError("every label of the training data is ignored; nothing to learn")
+        raise GradsegError(f"every label of {name} is ignored; give frames with labelled pixels")
     shares: np.ndarray[Any, Any] = counts / counts.sum()
     return shares
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional
 
@@ -52,16 +53,19 @@ class FitSettings:
     val_every: int = 1
 
     def __post_init__(self) -> None:
-        for name, value, known in (
+        for name, text, known in (
             ("augment", self.augment, tuple(PRESETS)),
             ("class-weights", self.class_weights, WEIGHTINGS),
             ("alpha-schedule", self.alpha_schedule, ALPHA_SCHEDULES),
             ("precision", self.precision, PRECISIONS),
         ):
-            if value not in known:
-                raise GradsegError(f"--{name} {value!r}: one of {', '.join(known)}")
+            if text not in known:
+                raise GradsegError(f"--{name} {text!r}: one of {', '.join(known)}")
         for name, number, ok, need in (
             ("batch", self.batch, self.batch >= 1, "at least 1"),
+            ("seed", self.seed, self.seed >= 0, "0 or more"),
+            ("encoder-epochs", self.encoder_epochs, (self.encoder_epochs or 0) >= 0, "0 or more"),
+            ("decoder-epochs", self.decoder_epochs, (self.decoder_epochs or 0) >= 0, "0 or more"),
             ("val-every", self.val_every, self.val_every >= 1, "at least 1"),
             ("lr", self.lr, self.lr > 0, "above 0"),
             ("weight-decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
@@ -72,6 +76,10 @@ class FitSettings:
         ):
             if not ok:
                 raise GradsegError(f"--{name} {number}: must be {need}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise GradsegError(f"--{field.name.replace('_', '-')} {value}: must be a finite number")
         self.phases()
 
     def phases(self) -> list[Phase]:

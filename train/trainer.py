@@ -14,9 +14,8 @@ import torch
 from lightning_fabric import Fabric
 
 from gradseg.data.base import Dataset
-from gradseg.models.checkpoint import FORMAT, VERSION, check_state, read_raw, save_checkpoint
+from gradseg.models.checkpoint import FORMAT, check_state, read_raw, save_checkpoint, write_checkpoint
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import atomic_path
 from gradseg.models.grouping import get_alpha, set_alpha
 from gradseg.models.network import SegNetwork
 from gradseg.models.spec import ModelSpec
@@ -83,6 +82,7 @@ class Trainer:
         if not has_encoder_phase:
             self._to_final_form()
         self._to_device()
+        class_shares(val, len(val), "--val")  # reads every label: what is wrong with one is said before training
         self.weights = class_weights(class_shares(data), settings.class_weights, settings.class_power)
         self.weights = self.weights.to(fabric.device)
         self.best, self.epoch, self.rows = float("-inf"), 0, list[dict[str, Any]]()
@@ -245,8 +245,6 @@ class Trainer:
         for name in ("matrix", "missed"):
             counts = fabric.all_reduce(torch.from_numpy(getattr(confusion, name)).to(fabric.device), reduce_op="sum")
             setattr(merged, name, counts.cpu().numpy())  # type: ignore[union-attr]
-        if math.isnan(merged.miou()):
-            raise GradsegError("the validation frames hold no labelled pixel; give others with --val")
         found = {"miou": merged.miou(), "pixel_accuracy": merged.pixel_accuracy()}
         found.update({f"iou/{name}": float(v) for name, v in zip(self.spec.classes, merged.iou(), strict=True)})
         return found
@@ -261,7 +259,7 @@ class Trainer:
             self.best = row["miou"]
             with Swapped(self.network, average):
                 save_checkpoint(self.best_path, self.network, info)
-        resume = {
+        resume: dict[str, Any] = {
             "settings": self.settings.to_dict(),
             "epoch": self.epoch,
             "phase": phase.name,
@@ -273,16 +271,4 @@ class Trainer:
             "average": dict(named_tensors(average.state)),
             "updates": average.updates,
         }
-        with atomic_path(self.last_path) as temporary:
-            torch.save(
-                {
-                    "format": FORMAT,
-                    "version": VERSION,
-                    "spec": self.spec.to_json(),
-                    "gradual": get_alpha(self.network) is not None,
-                    "state": resume["average"],
-                    "info": info,
-                    "resume": resume,
-                },
-                temporary,
-            )
+        write_checkpoint(self.last_path, self.network, resume["average"], info, resume=resume)
