@@ -19,12 +19,14 @@ class Settings:
 
     target: cpu (ONNX Runtime, OpenVINO) or trt (TensorRT). method: minmax, percentile or mse, see `Observer.range`.
     frames: how many at most. power_of_two: activation scales as powers of two, for fixed-point hardware.
+    reduce_range: weights within ±63, for CPUs whose INT8 kernels saturate in int16, see `cpu.int8_saturates`.
     """
 
     target: str = "cpu"
     method: str = "mse"
     frames: int = 32
     power_of_two: bool = False
+    reduce_range: bool = False
 
 
 def int8_from_fp32(
@@ -50,7 +52,7 @@ def int8_from_fp32(
 
     observers = observers_from_frames(model, plan.observed(), open_frames(source, settings.frames), threads, count)
     ranges = {name: seen.range(settings.method, settings.target == "trt") for name, seen in observers.items()}
-    result = quantised(model, plan, ranges, settings.target, settings.power_of_two)
+    result = quantised(model, plan, ranges, settings.target, settings.power_of_two, settings.reduce_range)
     packed, total = count_quantised(result)
     note: Dict[str, Any] = asdict(settings)
     note.update({"source": source, "frames": done["frames"], "int8_convolutions": packed, "convolutions": total})

@@ -1,7 +1,8 @@
 """What a GradSeg ONNX file says about itself, read and written. Reading needs the standard library alone.
 
 Keys of `metadata_props`: gradseg.spec (ModelSpec JSON), gradseg.format (deployment | logits), gradseg.precision
-(fp32 | fp16 | int8), gradseg.calibration (JSON, INT8 only), gradseg.target (cpu | trt, INT8 only).
+(fp32 | fp16 | int8), gradseg.calibration (JSON, INT8 only), gradseg.target (cpu | trt: INT8, and FP32 in
+the form for ONNX Runtime).
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """INT8 as explicit Q/DQ: which tensors are quantised, and the writer. Needs onnx; no torch.
 
 Targets:
-    cpu  ONNX Runtime, OpenVINO: activations uint8 with a zero point, weights int8 per output channel. Every quantised
-         operator's output is quantised too, because ONNX Runtime runs an operator in INT8 only between two of them.
+    cpu  ONNX Runtime, OpenVINO: activations uint8 with a zero point, weights int8 per output channel, within ±63 for
+         CPUs whose kernels would saturate (`reduce_range`). Every quantised operator's output is quantised too, because
+         ONNX Runtime runs an operator in INT8 only between two of them.
     trt  TensorRT: activations int8, symmetric; weights int8 per output channel. A residual sum takes the convolution
          beside it unquantised, so that TensorRT adds inside the convolution; only the other branch is quantised.
 Biases stay float for both: TensorRT refuses a DequantizeLinear on a bias and OpenVINO crashes on one.
 Left in float: the convolution that makes the logits (its argmax decides on small differences). On the CPU also
 convolutions whose output is resized, deconvolutions (ONNX Runtime has no INT8 kernel) and convolutions to 16 channels
-or fewer, where ONNX Runtime's float kernels were measured to be 2 to 3 times as fast as its INT8 ones. For TensorRT
-also the first convolution: pixels 0..255 do not fit 7 bits and a sign.
+or fewer, too narrow for ONNX Runtime's INT8 kernels to be worth the conversions around them. For TensorRT also the
+first convolution: pixels 0..255 do not fit 7 bits and a sign.
 """
 
 from __future__ import annotations
@@ -153,12 +154,17 @@ def _fused_branch(graph: Graph, add: onnx.NodeProto) -> Optional[str]:
 
 
 def quantised(
-    model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], target: str, power_of_two: bool = False
+    model: onnx.ModelProto,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    target: str,
+    power_of_two: bool = False,
+    reduce_range: bool = False,
 ) -> onnx.ModelProto:
     """The model with QuantizeLinear / DequantizeLinear pairs as planned. Metadata is kept, precision is not set.
 
     ranges: for every tensor of `plan.observed()`. power_of_two: activation scales are rounded up to powers of two,
-    as fixed-point accelerators want them.
+    as fixed-point accelerators want them. reduce_range: weights are -63..63 in place of -127..127.
     """
     graph = Graph(model)
     parameters = {name: _parameters(ranges[name], target, power_of_two) for name in plan.observed()}
@@ -170,7 +176,7 @@ def quantised(
         _quantise_activation(graph, tensor, shared[source])
     chosen: Set[str] = set(plan.nodes)
     for node in [node for node in graph.nodes if node.name in chosen and node.op_type in COMPUTE]:
-        _quantise_weights(graph, node)
+        _quantise_weights(graph, node, 63 if reduce_range else 127)
     return graph.to_model()
 
 
@@ -197,18 +203,18 @@ def _quantise_activation(graph: Graph, tensor: str, scale_zero: Tuple[str, str])
                 node.input[index] = unpacked
 
 
-def _quantise_weights(graph: Graph, node: onnx.NodeProto) -> None:
-    """int8 weights with one symmetric scale per output channel: axis 0 of Conv, axis 1 of ConvTranspose."""
+def _quantise_weights(graph: Graph, node: onnx.NodeProto, most: int) -> None:
+    """int8 weights within ±most, one symmetric scale per output channel: axis 0 of Conv, axis 1 of ConvTranspose."""
     stem = node.input[1]
     weight = graph.weights[stem].astype(np.float64)
     axis = 0 if node.op_type == "Conv" else 1
     if node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1:
         raise GradsegError(f"{node.name}: a grouped deconvolution has no per-channel axis; leave it in float")
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    scale = np.abs(weight).max(axis=others) / 127.0
+    scale = np.abs(weight).max(axis=others) / most
     scale = np.where(scale < 1e-12, 1.0, scale).astype(np.float32)
     view = [-1 if index == axis else 1 for index in range(weight.ndim)]
-    packed = np.clip(np.rint(weight / scale.reshape(view)), -127, 127).astype(np.int8)
+    packed = np.clip(np.rint(weight / scale.reshape(view)), -most, most).astype(np.int8)
     inputs = [
         graph.constant(f"{stem}_int8", packed),
         graph.constant(f"{stem}_scale", scale),

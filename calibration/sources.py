@@ -6,12 +6,12 @@ Random data is refused: activation ranges measured on noise say nothing about th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
 
 from gradseg.data.base import Dataset, spread
-from gradseg.data.specs import open_data
+from gradseg.data.specs import open_data, parse_options
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.sources import open_source
 
@@ -37,6 +37,15 @@ class FrameSource:
 def default_source(input_hw: Tuple[int, int]) -> str:
     """The source when none is given: procedural scenes at the network's size."""
     return f"scenes:size={max(32, input_hw[0])}x{max(32, input_hw[1])}"
+
+
+def other_scenes(text: str) -> Optional[str]:
+    """The scenes of another seed for a `scenes:` spec, to verify on what was not calibrated on; None for the rest."""
+    if not text.startswith("scenes:") or "+" in text:
+        return None
+    options = parse_options(text[len("scenes:") :], ("frames", "seed", "size"), "scenes:")
+    options["seed"] = str(int(options.get("seed", "0")) + 1000)
+    return "scenes:" + ",".join(f"{key}={value}" for key, value in options.items())
 
 
 def open_frames(text: str, limit: int) -> FrameSource:

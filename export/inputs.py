@@ -1,23 +1,29 @@
-"""What the export scripts take in: a checkpoint or an ONNX file, turned into a verified deployment-form model."""
+"""What the export scripts share: arguments, the output file, and a checkpoint or an ONNX file as a verified model."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gradseg.calibration import metadata
+from gradseg.calibration.cpu import int8_saturates
+from gradseg.calibration.observers import METHODS
 from gradseg.calibration.sessions import OnnxRunner, scores_of
-from gradseg.calibration.sources import default_source
+from gradseg.calibration.sources import default_source, other_scenes
 from gradseg.export import verify
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import require_file
+from gradseg.models.files import atomic_path, check_writable, require_file
 from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.engine import read_spec
+
+ENOUGH = 0.95  # share of labels equal to FP32's below which INT8 comes with a warning
 
 
 @dataclass
@@ -52,6 +58,55 @@ def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True) -> N
         parser.add_argument("--spec", help="ModelSpec as a JSON file, for an ONNX model without GradSeg metadata")
 
 
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the scripts that can make INT8, which `int8_model` reads."""
+    add = parser.add_argument
+    add("--calib", help="frames to calibrate INT8 on: camvid:DIR, folder:DIR, an image folder, a video")
+    add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
+    add("--calib-method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
+    add("--power-of-two", action="store_true", help="activation scales as powers of two")
+
+
+def check_out(model: str, out: Path, suffixes: Sequence[str]) -> None:
+    """Raises GradsegError unless `out` can be written, ends in one of `suffixes` and is not the input. Leaves nothing.
+
+    To be called before any work is done.
+    """
+    with contextlib.suppress(OSError):
+        if out.resolve() == Path(model).resolve() or out.samefile(model):
+            raise GradsegError(f"{out}: would overwrite its own input; name another file with -o")
+    if out.suffix.lower() not in suffixes and not out.is_dir():
+        example = out.with_suffix(suffixes[0]).name if out.name else f"NAME{suffixes[0]}"
+        raise GradsegError(f"{out}: the output must end in {' or '.join(suffixes)}, such as -o {example}")
+    check_writable(out)
+
+
+def write_out(out: Path, data: bytes) -> None:
+    """Writes a file in one step, with the folders it needs."""
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(data)
+
+
+def need_packages(where: str, *names: str) -> None:
+    """Raises GradsegError with exit code 3, saying what to install, unless all these packages can be imported."""
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise GradsegError(
+            f"{where}: this needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}",
+            exit_code=3,
+        )
+
+
+def frames_text(source: Optional[str]) -> str:
+    """What frames were used, for people; None is the default source."""
+    return source or "procedural scenes"
+
+
 def size_of(args: argparse.Namespace) -> Optional[Tuple[int, int]]:
     return parse_size(args.size) if args.size else None
 
@@ -66,10 +121,10 @@ def load_checkpoint_for(path: str, arch: Optional[str], size_hw: Optional[Tuple[
             "(python export/to_onnx.py CKPT) and give the .onnx file",
             exit_code=3,
         ) from error
-    spec = None
-    if arch is not None and "spec" not in read_raw(path):
-        spec = public_spec(path, arch)
-    ckpt = load_checkpoint(path, spec)
+    bare = arch is not None and "spec" not in read_raw(path)
+    ckpt = load_checkpoint(path, public_spec(path, arch) if arch is not None and bare else None)
+    if arch is not None and ckpt.spec.arch != arch:
+        raise GradsegError(f"{path}: --arch {arch}, but the checkpoint is of {ckpt.spec.arch}; leave --arch out")
     if size_hw is not None:
         ckpt.spec = ckpt.spec.with_size(size_hw)
     return ckpt
@@ -83,6 +138,7 @@ def model_from_checkpoint(
     logits: bool = False,
 ) -> Loaded:
     """Exports a checkpoint and verifies it against PyTorch on real frames; GradsegError if it does not hold."""
+    need_packages(path, "onnx", "onnxsim", "onnxruntime")
     ckpt = load_checkpoint_for(path, arch, size_hw)
     from gradseg.export.onnx_export import onnx_from_checkpoint
 
@@ -129,10 +185,9 @@ def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:
     found = require_file(path, "an ONNX model (.onnx)")
     values = metadata.read_metadata(found)
     spec = spec_for_onnx(values, path, spec_file)
-    try:
-        import onnx
-    except ImportError as error:
-        raise GradsegError("the onnx package is not installed here: pip install onnx", exit_code=3) from error
+    need_packages(path, "onnx")
+    import onnx
+
     try:
         model = onnx.load(str(found))
         onnx.checker.check_model(model)
@@ -148,6 +203,7 @@ def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:
     if elem == onnx.TensorProto.UINT8 and dims == [1, *spec.input_hw, 3]:
         return Loaded(model, spec)
     if elem == onnx.TensorProto.FLOAT and dims == [1, 3, *spec.input_hw] and len(model.graph.output) == 1:
+        need_packages(path, "torch", "onnxsim")
         from gradseg.export.onnx_export import deployment_from_logits
 
         return Loaded(deployment_from_logits(model, spec), spec)
@@ -201,13 +257,41 @@ def int8_model(loaded: Loaded, args: argparse.Namespace, target: str) -> Tuple[A
         dense_groups(graph)
         rows_head(graph)
         model = graph.to_model()
-    settings = Settings(target, args.calib_method, args.calib_frames, args.power_of_two)
+    reduced = target == "cpu" and reduces_range(args.reduce_range)
+    settings = Settings(target, args.calib_method, args.calib_frames, args.power_of_two, reduced)
 
     def progress(frames: int) -> None:
         if sys.stderr.isatty():
             print(f"\rcalibrating: {frames} frames", end="\n" if frames == args.calib_frames else "", file=sys.stderr)
 
     return int8_from_fp32(model, source, settings, getattr(args, "threads", None), progress), source
+
+
+def reduces_range(choice: str) -> bool:
+    """What `--reduce-range` auto, on or off means on this machine."""
+    return choice == "on" or (choice == "auto" and int8_saturates())
+
+
+def verification_source(args: argparse.Namespace, calibrated_on: str) -> Tuple[str, str]:
+    """The frames that INT8 is verified on, and them in words: --data, else scenes of another seed, else the same."""
+    if args.data:
+        return args.data, f"of {args.data}"
+    other = other_scenes(calibrated_on)
+    if other is not None:
+        return other, f"of {other} (other scenes than the calibration's)"
+    return calibrated_on, f"of the calibration source, {calibrated_on}; --data verifies on other frames"
+
+
+def int8_lines(agreement: verify.Agreement, words: str, note: str = "") -> List[str]:
+    """What is said of the labels of INT8: the agreement, before it a warning if that is low."""
+    lines = [f"INT8: labels equal to FP32's on {agreement} {words}{note}"]
+    if agreement.fraction < ENOUGH:
+        lines.insert(
+            0,
+            f"warning: INT8 changes {100 * (1 - agreement.fraction):.1f} % of the labels; calibrate on frames of your "
+            "own camera (--calib), try another --calib-method, or keep FP32",
+        )
+    return lines
 
 
 def size_text(path: Path) -> str:

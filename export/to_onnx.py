@@ -10,9 +10,16 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from gradseg.export.inputs import add_model_arguments, model_from_checkpoint, size_of, size_text
+from gradseg.export.inputs import (
+    add_model_arguments,
+    check_out,
+    frames_text,
+    model_from_checkpoint,
+    size_of,
+    size_text,
+    write_out,
+)
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import atomic_path
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -27,15 +34,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise GradsegError(f"{args.model}: is already ONNX; give the checkpoint (.pth) it came from")
     suffix = ".logits.onnx" if args.logits else ".onnx"
     out = Path(args.out) if args.out else Path(args.model).with_suffix(suffix)
-    with atomic_path(out) as temporary:
-        loaded = model_from_checkpoint(args.model, args.arch, size_of(args), args.data, args.logits)
-        temporary.write_bytes(loaded.model.SerializeToString())
+    check_out(args.model, out, (".onnx",))
+    loaded = model_from_checkpoint(args.model, args.arch, size_of(args), args.data, args.logits)
+    write_out(out, loaded.model.SerializeToString())
     for warning in loaded.warnings:
         print(warning)
     height, width = loaded.spec.input_hw
     form = "logits form" if args.logits else "deployment form"
     print(f"wrote {out}: {size_text(out)}, {form}, {height}x{width}, fp32, opset 17")
-    print(f"labels equal to PyTorch's on {loaded.agreement} of {args.data or 'scenes:'}")
+    print(f"labels equal to PyTorch's on {loaded.agreement} of {frames_text(args.data)}")
     return 0
 
 

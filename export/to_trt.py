@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.calibration import metadata
-from gradseg.export.trt_build import Built, build_plan, import_tensorrt, strongly_typed
+from gradseg.calibration.sources import default_source
+from gradseg.export import verify
+from gradseg.export.inputs import (
+    add_calibration_arguments,
+    add_model_arguments,
+    check_out,
+    frames_text,
+    write_out,
+)
+from gradseg.export.trt_build import Built, build_plan, check_targets, import_tensorrt, strongly_typed
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import atomic_path, sha256_of, write_json
+from gradseg.models.files import check_writable, sha256_of, write_json
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import conditions
 
@@ -26,29 +35,30 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass
 class Prepared:
-    """The ONNX that the plan is built from. notes: lines for the user about how it came about."""
+    """The ONNX that the plan is built from. notes: lines for the user about how it came about.
+
+    checked: for a file taken as it is, what was found about its labels.
+    """
 
     data: bytes
     spec: ModelSpec
     precision: str
     notes: List[str]
+    checked: str = ""
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("model", help="checkpoint (.pth) or ONNX model (.onnx)")
-    add("-o", "--out", help="plan to write (default: beside the input, .plan); the ONNX has the same name")
-    add("--precision", choices=PRECISIONS, help="default: what the ONNX is in, fp32 for a checkpoint")
-    add("--compute-capability", action="append", default=[], metavar="SM", help="GPU to build for: sm75, sm86, sm89…")
-    add("--calib", help="frames to calibrate INT8 on: camvid:DIR, folder:DIR, an image folder, a video")
-    add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
-    add("--calib-method", default="mse", choices=("minmax", "percentile", "mse"), help="how ranges are chosen")
-    add("--power-of-two", action="store_true", help="activation scales as powers of two")
-    add("--arch", help="architecture of a bare state dict, such as erfnet for public ERFNet checkpoints")
-    add("--size", help="input size HEIGHTxWIDTH in place of the checkpoint's")
-    add("--spec", help="ModelSpec as a JSON file, for an ONNX model without GradSeg metadata")
-    add("--data", help="frames to verify on (default scenes:)")
+    add_model_arguments(parser)
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: what the ONNX is in, fp32 for a checkpoint")
+    parser.add_argument(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="SM",
+        help="GPU to build for: sm75, sm86, sm89…",
+    )
+    add_calibration_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -56,23 +66,30 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     source = Path(args.model)
     out = Path(args.out) if args.out else source.with_suffix(".plan")
-    if out.suffix.lower() not in (".plan", ".engine"):
-        raise GradsegError(f"{out}: name the plan NAME.plan or NAME.engine")
+    beside = out.with_suffix(".onnx")
+    check_out(args.model, out, (".plan", ".engine"))
     targets = [target.lower().replace("sm_", "sm") for target in args.compute_capability]
     library, missing = _library_or_reason(bool(targets))
-    typed = library is None or strongly_typed(*library)
-    beside = out.with_suffix(".onnx")
-    with atomic_path(out) as temporary:
-        prepared = prepare(args, typed)
-        _write_onnx(beside, source, prepared)
-        for note in prepared.notes:
-            print(note)
+    check_targets(library, targets)
+    prepared = prepare(args, library is None or strongly_typed(*library))
+    _check_beside(beside, source, prepared)
+    for note in prepared.notes:
+        print(note)
+    try:
         if library is None:
             assert missing is not None
-            raise GradsegError(f"{missing} (the ONNX is kept: {beside})", exit_code=3)
+            raise missing
         built = build_plan(prepared.data, prepared.spec, prepared.precision, targets, str(beside), library)
-        temporary.write_bytes(built.plan)
-        write_json(f"{out}.json", sidecar(built, prepared, beside))
+    except GradsegError as error:
+        if error.exit_code != 3:
+            raise
+        _write_onnx(beside, prepared)
+        if prepared.checked:
+            print(prepared.checked)
+        raise GradsegError(f"{error} (the ONNX is kept: {beside})", exit_code=3) from error
+    _write_onnx(beside, prepared)
+    write_out(out, built.plan)
+    write_json(f"{out}.json", sidecar(built, prepared, beside))
     size = out.stat().st_size / 1e6
     default = "Ampere and newer GPUs" if built.library == "tensorrt_rtx" else "this machine's GPU"
     where = ", ".join(built.compute_capability) or default
@@ -80,6 +97,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         f"wrote {out}: {size:.2f} MB, {prepared.precision}, {built.library} {built.version} for {where}, "
         f"built in {built.seconds:.1f} s; built, not run. Beside it {out.name}.json"
     )
+    if prepared.checked:
+        print(f"{prepared.checked}; plan built, not run")
     return 0
 
 
@@ -90,13 +109,17 @@ def _library_or_reason(cross: bool) -> Tuple[Optional[Tuple[str, Any]], Optional
         return None, error
 
 
-def _write_onnx(beside: Path, source: Path, prepared: Prepared) -> None:
+def _check_beside(beside: Path, source: Path, prepared: Prepared) -> None:
+    if not beside.exists() or beside.resolve() != source.resolve():
+        check_writable(beside)
+    elif beside.read_bytes() != prepared.data:
+        raise GradsegError(f"{beside}: building would overwrite its own input; name another plan with -o")
+
+
+def _write_onnx(beside: Path, prepared: Prepared) -> None:
     if beside.exists() and beside.read_bytes() == prepared.data:
         return
-    if beside.exists() and beside.resolve() == source.resolve():
-        raise GradsegError(f"{beside}: building would overwrite its own input; name another plan with -o")
-    with atomic_path(beside) as temporary:
-        temporary.write_bytes(prepared.data)
+    write_out(beside, prepared.data)
     print(f"wrote {beside}: {len(prepared.data) / 1e6:.2f} MB, {prepared.precision}")
 
 
@@ -126,13 +149,17 @@ def prepare(args: argparse.Namespace, typed: bool) -> Prepared:
             raise GradsegError(
                 f"{args.model}: --size and --arch are for checkpoints; export it again from its checkpoint"
             )
+        if precision != "int8" and values.get(metadata.TARGET) == "cpu":
+            raise GradsegError(
+                f"{args.model}: was made for ONNX Runtime; give the checkpoint or the file from export/to_onnx.py"
+            )
         if precision == "int8":
             return _int8_as_is(args, values, wanted)
         if values.get(metadata.FORMAT) == metadata.DEPLOYMENT and (
             wanted == precision or (wanted == "fp16" and not typed)
         ):
             spec = metadata.spec_from_metadata(values, args.model)
-            return Prepared(Path(args.model).read_bytes(), spec, wanted, [f"{args.model}: as it is"])
+            return _as_it_is(args, spec, wanted)
     else:
         wanted = args.precision or "fp32"
     return _converted(args, wanted, typed)
@@ -147,7 +174,20 @@ def _int8_as_is(args: argparse.Namespace, values: Dict[str, str], wanted: str) -
             "give its checkpoint or FP32 ONNX with --precision int8"
         )
     spec = metadata.spec_from_metadata(values, args.model)
-    return Prepared(Path(args.model).read_bytes(), spec, "int8", [f"{args.model}: INT8 as it is"])
+    return _as_it_is(args, spec, "int8")
+
+
+def _as_it_is(args: argparse.Namespace, spec: ModelSpec, precision: str) -> Prepared:
+    data = Path(args.model).read_bytes()
+    warnings, checked = _check(args, data, spec)
+    return Prepared(data, spec, precision, [f"{args.model}: taken as it is, {precision}", *warnings], checked)
+
+
+def _check(args: argparse.Namespace, data: bytes, spec: ModelSpec) -> Tuple[List[str], str]:
+    """For an ONNX with nothing to compare with: warnings, and what ONNX Runtime, where it is, shows of its labels."""
+    source = args.data or default_source(spec.input_hw)
+    warnings, checked = verify.check_as_it_is(data, spec.input_hw, source, args.model)
+    return warnings, f"{checked} ({frames_text(args.data)})" if checked.startswith("labels") else checked
 
 
 def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
@@ -166,15 +206,18 @@ def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
     loaded = load_any(args)
     notes = list(loaded.warnings)
     if loaded.agreement is not None:
-        notes.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement} of {args.data or 'scenes:'}")
-    model = loaded.model
+        notes.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement} of {frames_text(args.data)}")
+    model, checked = loaded.model, ""
     if wanted == "int8":
         model, lines = int8_trt_model(loaded, args)
         notes.extend(lines)
     elif wanted == "fp16" and typed:
         model, lines = half_model(loaded, args)
         notes.extend(lines)
-    return Prepared(model.SerializeToString(), loaded.spec, wanted, notes)
+    elif loaded.agreement is None:
+        lines, checked = _check(args, model.SerializeToString(), loaded.spec)
+        notes.extend(lines)
+    return Prepared(model.SerializeToString(), loaded.spec, wanted, notes, checked)
 
 
 if __name__ == "__main__":

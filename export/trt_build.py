@@ -7,9 +7,10 @@ Networks of TensorRT 11 and RTX are strongly typed: precision comes from the ONN
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
@@ -43,6 +44,15 @@ def import_tensorrt(cross: bool) -> Tuple[str, Any]:
     if found is None:
         raise GradsegError(f"no TensorRT is importable here, so no plan was built: {INSTALL}", exit_code=3)
     return found
+
+
+def check_targets(library: Optional[Tuple[str, Any]], targets: Sequence[str]) -> None:
+    """GradsegError for a compute capability that cannot be one, or that the library (if there is one) does not know."""
+    for target in targets:
+        if not re.fullmatch(r"sm\d{2,3}", target):
+            raise GradsegError(f"--compute-capability {target}: expected smNN, such as sm75, sm86, sm89 or sm120")
+    if library is not None and library[0] == "tensorrt_rtx":
+        _known_targets(library[1], targets)
 
 
 def build_plan(
@@ -174,13 +184,18 @@ def strongly_typed(kind: str, trt: Any) -> bool:
     return kind == "tensorrt_rtx" or not hasattr(trt.BuilderFlag, "FP16")
 
 
-def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
-    if not targets:
-        return
+def _known_targets(trt: Any, targets: Sequence[str]) -> List[Any]:
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     for target in targets:
         if target not in known:
             raise GradsegError(f"--compute-capability {target}: TensorRT-RTX builds for {', '.join(sorted(known))}")
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        config.set_compute_capability(known[target], index)
+    return [known[target] for target in targets]
+
+
+def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    if not targets:
+        return
+    values = _known_targets(trt, targets)
+    config.num_compute_capabilities = len(values)
+    for index, value in enumerate(values):
+        config.set_compute_capability(value, index)

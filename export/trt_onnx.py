@@ -11,7 +11,7 @@ from gradseg.calibration.quantise import count_quantised
 from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
-from gradseg.export.inputs import Loaded, int8_model
+from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, verification_source
 from gradseg.export.passes.to_half import to_half
 
 EMULATED = "the ONNX in ONNX Runtime on the CPU, not the plan"
@@ -25,18 +25,19 @@ def half_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]
     metadata.set_metadata(model, {metadata.PRECISION: "fp16"})
     source = args.data or default_source(loaded.spec.input_hw)
     agreement, warnings = _compared(loaded, model, source, args.model)
-    return model, [*warnings, f"FP16: labels equal to FP32's on {agreement} ({EMULATED})"]
+    return model, [*warnings, f"FP16: labels equal to FP32's on {agreement} of {frames_text(args.data)} ({EMULATED})"]
 
 
 def int8_trt_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]]:
     """The model with Q/DQ for TensorRT, and what to tell the user."""
-    model, source = int8_model(loaded, args, "trt")
-    agreement, warnings = _compared(loaded, model, args.data or source, args.model)
+    model, calibrated_on = int8_model(loaded, args, "trt")
+    source, words = verification_source(args, calibrated_on)
+    agreement, warnings = _compared(loaded, model, source, args.model)
     packed, total = count_quantised(model)
     return model, [
         *warnings,
-        f"calibrated on {source} ({args.calib_method}); {packed} of {total} convolutions in INT8",
-        f"INT8: labels equal to FP32's on {agreement} ({EMULATED})",
+        f"calibrated on {calibrated_on} ({args.calib_method}); {packed} of {total} convolutions in INT8",
+        *int8_lines(agreement, words, f" ({EMULATED})"),
     ]
 
 

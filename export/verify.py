@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
+from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import open_frames
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.preprocess import Preprocessor
@@ -94,19 +95,21 @@ def check_alive(
     network: Network,
     batches: List[np.ndarray[Any, Any]],
     where: str,
-    scores: Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]] = lambda batch: None,
+    scores: Optional[Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]]],
 ) -> List[str]:
     """GradsegError unless the same frame gives the same answer twice and some other frame another answer.
 
     A network that has hardly been trained may give one label map for every frame and still look at its input. Then
     `scores` (uint8 batch → the floats that the argmax is taken over) must differ between frames, and a warning for the
-    user is returned.
+    user is returned. `scores` is None where they cannot be had; then there is the warning alone.
     """
     first = network(batches[0]).copy()
     if not np.array_equal(first, network(batches[0])):
         raise GradsegError(f"{where}: gives two answers for one frame; nothing was written")
     if any(not np.array_equal(first, network(batch)) for batch in batches[1:]):
         return []
+    if scores is None:
+        return [f"warning: {where} labels {len(batches)} different frames alike; its scores were not looked at"]
     floats = [scores(batch) for batch in batches]
     if floats[0] is None or all(other is None or np.array_equal(floats[0], other) for other in floats[1:]):
         raise GradsegError(
@@ -117,3 +120,31 @@ def check_alive(
         f"warning: {where} labels {len(batches)} different frames alike (only its scores differ): hardly trained, "
         "or the frames look alike"
     ]
+
+
+def check_as_it_is(data: bytes, input_hw: tuple[int, int], source: str, where: str) -> Tuple[List[str], str]:
+    """`check_alive` for an ONNX file that is used unchanged: warnings, and what was found in one line.
+
+    Without onnxruntime, or where that cannot load the file, the line says that nothing was measured. Needs no onnx;
+    without it `check_alive` cannot look at the scores.
+    """
+    try:
+        runner = OnnxRunner(data, where)
+    except GradsegError as error:
+        reason = "no onnxruntime here" if error.exit_code == 3 else str(error)
+        return [], f"agreement not measured: {reason}"
+    scores: Optional[Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]]] = None
+    try:
+        import onnx
+    except ImportError:
+        pass
+    else:
+        model = onnx.ModelProto.FromString(data)
+
+        def scores(batch: np.ndarray[Any, Any]) -> Optional[np.ndarray[Any, Any]]:
+            return scores_of(model, batch, where)
+
+    batches = verification_batches(source, input_hw)
+    warnings = check_alive(lambda batch: runner.run(batch)[0], batches, where, scores)
+    found = "repeatable" if warnings else "repeatable, and not the same for every frame"
+    return warnings, f"labels: {found}, {len(batches)} frames of the ONNX in ONNX Runtime on the CPU"

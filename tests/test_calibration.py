@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Optional
 
 import cv2
 import numpy as np
@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from gradseg.calibration import collect, metadata
 from gradseg.calibration.calibrate import Settings, int8_from_fp32
 from gradseg.calibration.collect import observers_from_frames
+from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.graph import Graph, attribute
 from gradseg.calibration.observers import BINS, Observer, Range
 from gradseg.calibration.quantise import count_quantised, plan_for, quantisation_target, quantised
 from gradseg.calibration.sessions import OnnxRunner
-from gradseg.calibration.sources import open_frames
+from gradseg.calibration.sources import open_frames, other_scenes
 from gradseg.models.errors import GradsegError
 
 # ---- observers
@@ -263,6 +264,44 @@ def test_power_of_two_scales() -> None:
     graph = Graph(int8("dg2-star-light", "cpu", power_of_two=True))
     scales = [graph.weights[node.input[1]] for node in graph.nodes if node.op_type == "QuantizeLinear"]
     assert all(np.log2(float(scale)).is_integer() for scale in scales)
+
+
+def test_reduced_range_keeps_weights_to_seven_bits() -> None:
+    model = int8("dg2-star-light", "cpu", reduce_range=True)
+    graph = Graph(model)
+    peaks = {
+        int(np.abs(graph.weights[node.input[0]].astype(int)).max())
+        for node in graph.nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in graph.weights
+    }
+    assert peaks == {63}
+    assert json.loads(metadata.metadata_of_bytes(model.SerializeToString())[metadata.CALIBRATION])["reduce_range"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx avx2\n", True),
+        ("flags\t\t: avx2 avx512f avx512bw\n", True),
+        ("flags\t\t: avx2 avx512f avx512_vnni\n", False),
+        ("flags\t\t: avx2 avx_vnni\n", False),
+        ("flags\t\t: sse4_2 avx\n", False),
+        ("Features\t: fp asimd asimddp\n", False),
+        (None, False),
+    ],
+)
+def test_which_cpus_saturate(tmp_path: Path, text: Optional[str], expected: bool) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert int8_saturates(str(tmp_path / "cpuinfo")) is expected
+
+
+def test_other_scenes_have_another_seed() -> None:
+    assert other_scenes("scenes:") == "scenes:seed=1000"
+    other = other_scenes("scenes:frames=4,seed=7,size=64x96")
+    assert other == "scenes:frames=4,seed=1007,size=64x96"
+    assert not np.array_equal(next(iter(open_frames(other, 1))), next(iter(open_frames(SCENES, 1))))
+    assert other_scenes("camvid:x") is None and other_scenes("clip.mp4") is None
 
 
 def test_pooling_and_shuffles_keep_the_scale_of_their_input() -> None:

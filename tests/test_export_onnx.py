@@ -147,6 +147,10 @@ BAD: List[Any] = [
     (["{pth}", "--size", "100x100"], "input size 100x100 .* not divisible by 8; 96x96 and 104x104 fit"),
     (["{pth}", "--size", "64"], "write HEIGHTxWIDTH"),
     (["{dir}/none.pth"], "no such file; expected a PyTorch checkpoint"),
+    (["{pth}", "-o", "{pth}"], "net.pth: would overwrite its own input"),
+    (["{pth}", "-o", "{dir}/new/x.txt"], r"must end in \.onnx, such as -o x\.onnx"),
+    (["{pth}", "-o", "{dir}/new/x.onnx", "--data", "random"], "'random' refused"),
+    (["{pth}", "--arch", "erfnet"], "--arch erfnet, but the checkpoint is of dg2-star-light; leave --arch out"),
     (["{pth}", "-o", "{pth}/x.onnx"], "cannot write .*x.onnx"),
     (["{pth}", "-o", "{dir}"], "it is a directory"),
     (["{pth}", "--data", "random"], "'random' refused: ranges measured on random data"),
@@ -166,6 +170,18 @@ def test_to_onnx_bad_input_is_one_line_and_leaves_nothing(
     with pytest.raises(GradsegError, match=message) as caught:
         call(monkeypatch, to_onnx, *filled)
     assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_library_is_not_called_a_writing_error(
+    pth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(ckpt: Checkpoint, **options: Any) -> onnx.ModelProto:
+        raise OSError("a library of its own accord")
+
+    monkeypatch.setattr(onnx_export, "onnx_from_checkpoint", broken)
+    with pytest.raises(OSError, match="of its own accord"):
+        call(monkeypatch, to_onnx, pth, "-o", tmp_path / "new" / "out.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,7 +225,16 @@ def test_a_network_that_ignores_its_input_is_not_written(tmp_path: Path, monkeyp
 def test_two_answers_for_one_frame_are_refused() -> None:
     answers = iter(range(100))
     with pytest.raises(GradsegError, match="two answers for one frame"):
-        verify.check_alive(lambda batch: np.full((1, 2, 2), next(answers)), frames(2), "net")
+        verify.check_alive(lambda batch: np.full((1, 2, 2), next(answers)), frames(2), "net", None)
+
+
+def test_equal_labels_are_fatal_only_if_the_scores_are_known_to_be_equal() -> None:
+    def constant(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.zeros((1, 2, 2))
+
+    assert "its scores were not looked at" in verify.check_alive(constant, frames(2), "net", None)[0]
+    with pytest.raises(GradsegError, match="does not look at its input"):
+        verify.check_alive(constant, frames(2), "net", constant)
 
 
 def test_near_ties_are_left_out_and_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, List
@@ -11,9 +12,11 @@ import onnx
 import pytest
 from export_toys import SCENES, checkpoint, exported, frames, one_torch_thread  # noqa: F401
 
+import gradseg.export.inputs as inputs
 import gradseg.export.to_ort as to_ort
 from gradseg.calibration import metadata
 from gradseg.calibration.sessions import OnnxRunner
+from gradseg.export import verify
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.models.errors import GradsegError
 
@@ -41,7 +44,7 @@ def test_int8_from_a_checkpoint_says_that_it_uses_scenes(
     assert "note: no --calib given, so INT8 is calibrated on procedural scenes (scenes:size=64x96)" in said
     assert f"wrote {out}: " in said and "64x96, int8" in said
     assert "58 of 65 convolutions in INT8" in said
-    assert "labels equal to FP32's on " in said
+    assert "INT8: labels equal to FP32's on " in said and f"frames of {SCENES}" in said
     assert "INT8 against FP32" in said or "of FP32's time here" in said
     assert "(network alone, fastest of 12 interleaved runs" in said
     values = metadata.read_metadata(out)
@@ -63,6 +66,7 @@ def test_int8_from_an_onnx_file_on_a_folder(
     said = capsys.readouterr().out
     assert "note:" not in said and "of FP32's time" not in said
     assert f"calibrated on {tmp_path} (mse)" in said
+    assert f"in 4 frames of the calibration source, {tmp_path}; --data verifies on other frames" in said
     assert json.loads(metadata.read_metadata(out)[metadata.CALIBRATION])["frames"] == 4
 
 
@@ -76,7 +80,66 @@ def test_fp32_from_both(
         out = tmp_path / f"from-{name}.onnx"
         assert call(monkeypatch, files / name, "--data", SCENES, "-o", out) == 0
         assert message in capsys.readouterr().out
-        assert metadata.read_metadata(out)[metadata.PRECISION] == "fp32"
+        values = metadata.read_metadata(out)
+        assert (values[metadata.PRECISION], values[metadata.TARGET]) == ("fp32", "cpu")
+
+
+def test_default_frames_are_called_scenes(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, files / "net.onnx", "-o", tmp_path / "out.onnx") == 0
+    assert "frames of procedural scenes\n" in capsys.readouterr().out
+
+
+def test_int8_is_verified_on_other_scenes_and_low_agreement_warned_of(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [files / "net.onnx", "--precision", "int8", "--calib", SCENES, "--calib-frames", "2", "--no-timing"]
+    monkeypatch.setattr(inputs, "ENOUGH", 1.1)
+    assert call(monkeypatch, *arguments, "--reduce-range", "on", "-o", tmp_path / "out.onnx") == 0
+    said = capsys.readouterr().out
+    assert f"of {SCENES},seed=1000 (other scenes than the calibration's)" in said
+    assert "warning: INT8 changes " in said
+    assert "reduced range: INT8 weights are within ±63 (asked for)" in said
+    note = json.loads(metadata.read_metadata(tmp_path / "out.onnx")[metadata.CALIBRATION])
+    assert note["reduce_range"] is True
+
+
+@pytest.mark.parametrize("choice, saturates, expected", [("auto", True, True), ("auto", False, False)])
+@pytest.mark.parametrize("forced, value", [("on", True), ("off", False)])
+def test_reduce_range_follows_the_cpu_unless_told(
+    monkeypatch: pytest.MonkeyPatch, choice: str, saturates: bool, expected: bool, forced: str, value: bool
+) -> None:
+    monkeypatch.setattr(inputs, "int8_saturates", lambda: saturates)
+    assert inputs.reduces_range(choice) is expected
+    assert inputs.reduces_range(forced) is value
+
+
+@pytest.mark.parametrize("fraction, warned", [(0.949, True), (0.951, False)])
+def test_int8_lines_warn_below_95_percent(fraction: float, warned: bool) -> None:
+    lines = inputs.int8_lines(verify.Agreement(1000, int(1000 * fraction), 0, 1), "of x")
+    assert lines[0].startswith("warning: INT8 changes 5.1 % of the labels") == warned
+    assert len(lines) == 1 + warned
+
+
+@pytest.mark.parametrize(
+    "script, name", [("to_ort", "net.pth"), ("to_ort", "net.onnx"), ("to_onnx", "net.pth"), ("to_trt", "net.pth")]
+)
+def test_without_onnx_one_line_says_what_to_install(files: Path, tmp_path: Path, script: str, name: str) -> None:
+    code = (
+        "import sys\nfor name in ('onnx', 'onnxruntime', 'onnxsim'): sys.modules[name] = None\n"
+        f"sys.argv = ['{script}.py', {str(files / name)!r}]\n"
+        f"import runpy; runpy.run_path('export/{script}.py', run_name='__main__')\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    before = sorted(files.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env={"PYTHONPATH": "src"}, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "not installed here: pip install onnx" in done.stderr
+    assert sorted(files.iterdir()) == before
 
 
 BAD: List[Any] = [
@@ -86,6 +149,9 @@ BAD: List[Any] = [
     (["{d}/net.onnx", "--size", "64x64"], "--size and --arch are for checkpoints"),
     (["{d}/none.onnx"], "no such file; expected an ONNX model"),
     (["{d}/net.onnx", "-o", "{d}/net.onnx"], "would overwrite its own input"),
+    (["{d}/net.pth", "-o", "{d}/net.pth"], "would overwrite its own input"),
+    (["{d}/net.pth", "-o", "{d}/net"], r"must end in \.onnx, such as -o net\.onnx"),
+    (["{d}/net.pth", "--arch", "erfnet"], "--arch erfnet, but the checkpoint is of dg2-star-light"),
 ]
 
 

@@ -1,9 +1,9 @@
 """Pass: convolutions of up to eight wide groups become dense, their other weights zero.
 
 Needs: Conv nodes with constant weights. Depthwise convolutions and those of more than `most` groups stay.
-Promises: the same function with `group` times the multiply-accumulates. Worth it only where the dense kernel is that
-much faster: with ONNX Runtime's INT8 kernels on a CPU with VNNI, whole networks of 2, 4 and 8 groups took 0.92, 0.90
-and 0.81 of their time; in float the dense 1x1 convolutions take twice as long. So it is for INT8 on CPUs alone.
+Promises: the same function with `group` times the multiply-accumulates. Worth it only where one dense kernel call costs
+less than a call per group, as with ONNX Runtime's INT8 kernels; float kernels pay for the arithmetic. So it is for INT8
+on CPUs alone.
 Exact: the added products are with zero. Proof: tests/test_export_passes.py.
 """
 

@@ -1,0 +1,88 @@
+"""The ONNX forms for ONNX Runtime on CPUs, FP32 and INT8, checked before they are written. Needs onnx; no torch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any, Dict, List
+
+import numpy as np
+
+from gradseg.calibration import metadata
+from gradseg.calibration.graph import Graph
+from gradseg.calibration.quantise import count_quantised, is_quantised
+from gradseg.calibration.sessions import OnnxRunner, scores_of
+from gradseg.calibration.sources import default_source
+from gradseg.export import verify
+from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, reduces_range, verification_source
+from gradseg.export.passes.rows_head import rows_head
+from gradseg.models.errors import GradsegError
+
+
+@dataclass
+class OrtModel:
+    """A verified model. lines: for the user. runners: FP32 and INT8 open, with a frame to time them on, for INT8."""
+
+    data: bytes
+    lines: List[str]
+    runners: Dict[str, OnnxRunner]
+    batch: np.ndarray[Any, Any]
+
+
+def _rows_form(loaded: Loaded) -> bytes:
+    graph = Graph(loaded.model)
+    rows_head(graph)
+    model = graph.to_model()
+    metadata.set_metadata(model, {metadata.TARGET: "cpu"})
+    return bytes(model.SerializeToString())
+
+
+def fp32_model(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
+    """FP32 in the form that ONNX Runtime is fastest at; GradsegError if its labels differ from the plain ONNX's."""
+    if is_quantised(loaded.model):
+        raise GradsegError(f"{args.model}: is INT8 already and cannot become FP32; give its checkpoint")
+    data = _rows_form(loaded)
+    batches = verify.verification_batches(args.data or default_source(loaded.spec.input_hw), loaded.spec.input_hw)
+    before = OnnxRunner(loaded.model.SerializeToString(), args.model, args.threads)
+    runner = OnnxRunner(data, args.model, args.threads)
+    warnings = verify.check_alive(
+        lambda batch: runner.run(batch)[0], batches, args.model, lambda batch: scores_of(loaded.model, batch)
+    )
+    agreement = verify.Agreement()
+    for batch in batches:
+        agreement.add(runner.run(batch)[0], before.run(batch)[0])
+    if agreement.fraction < verify.NEEDED:
+        raise GradsegError(
+            f"{args.model}: the form for ONNX Runtime agrees with the ONNX on only {agreement}; not written"
+        )
+    lines = [*warnings, f"labels equal to the plain ONNX's on {agreement} of {frames_text(args.data)}"]
+    if loaded.agreement is not None:
+        lines.insert(0, f"labels equal to PyTorch's on {loaded.agreement} of {frames_text(args.data)}")
+    return OrtModel(data, lines, {}, batches[0])
+
+
+def int8_for_cpu(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
+    """Calibrates and compares with FP32."""
+    fp32 = _rows_form(loaded)
+    model, calibrated_on = int8_model(loaded, args, "cpu")
+    data = model.SerializeToString()
+    where = f"{args.model} in INT8"
+    source, words = verification_source(args, calibrated_on)
+    batches = verify.verification_batches(source, loaded.spec.input_hw, 8)
+    runners = {"FP32": OnnxRunner(fp32, args.model, args.threads), "INT8": OnnxRunner(data, where, args.threads)}
+    warnings = verify.check_alive(
+        lambda batch: runners["INT8"].run(batch)[0], batches, where, lambda batch: scores_of(model, batch)
+    )
+    agreement = verify.Agreement()
+    for batch in batches:
+        agreement.add(runners["INT8"].run(batch)[0], runners["FP32"].run(batch)[0])
+    packed, total = count_quantised(model)
+    lines = [
+        *warnings,
+        f"calibrated on {calibrated_on} ({args.calib_method}); {packed} of {total} convolutions in INT8",
+        *int8_lines(agreement, words),
+    ]
+    if reduces_range(args.reduce_range):
+        why = "asked for" if args.reduce_range == "on" else "this CPU has no VNNI, its INT8 kernels saturate otherwise"
+        lines.append(f"reduced range: INT8 weights are within ±63 ({why})")
+    return OrtModel(data, lines, runners, batches[0])
