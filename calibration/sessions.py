@@ -7,6 +7,7 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 
 from gradseg.models.errors import GradsegError
+from gradseg.runtime.engine import MAX_THREADS
 
 
 class OnnxRunner:
@@ -27,6 +28,8 @@ class OnnxRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
+            if not 1 <= threads <= MAX_THREADS:
+                raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}")
             options.intra_op_num_threads = threads
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -15,13 +15,13 @@ from gradseg.data.scene_world import World, paint
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import CAMVID_CLASSES, CAMVID_PALETTE
 
-MIN_SIDE = 32
+MIN_SIDE, MAX_SIDE = 32, 4320
 
 
 def _checked(size_hw: Tuple[int, int]) -> Tuple[int, int]:
     height, width = int(size_hw[0]), int(size_hw[1])
-    if height < MIN_SIDE or width < MIN_SIDE:
-        raise GradsegError(f"scenes of {height}x{width}: use at least {MIN_SIDE}x{MIN_SIDE}")
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in (height, width)):
+        raise GradsegError(f"scenes of {height}x{width}: use {MIN_SIDE}x{MIN_SIDE} to {MAX_SIDE}x{MAX_SIDE}")
     return height, width
 
 

@@ -201,11 +201,21 @@ def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:
     dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
     elem = inputs[0].type.tensor_type.elem_type if inputs else 0
     if elem == onnx.TensorProto.UINT8 and dims == [1, *spec.input_hw, 3]:
+        if metadata.SPEC not in values:  # it came with --spec: from here on it travels inside
+            metadata.set_metadata(model, {metadata.SPEC: spec.to_json(), metadata.FORMAT: metadata.DEPLOYMENT})
         return Loaded(model, spec)
     if elem == onnx.TensorProto.FLOAT and dims == [1, 3, *spec.input_hw] and len(model.graph.output) == 1:
         need_packages(path, "torch", "onnxsim")
+        from gradseg.calibration.graph import shapes_of
         from gradseg.export.onnx_export import deployment_from_logits
 
+        found_shape = tuple(shapes_of(model).get(model.graph.output[0].name, ()))
+        needed_shape = (1, spec.num_classes, *spec.input_hw)
+        if found_shape != needed_shape:
+            raise GradsegError(
+                f"{path}: its output is {list(found_shape)}, its spec needs logits {list(needed_shape)} "
+                "(1, classes, height, width); correct the spec, or export the network up to its logits"
+            )
         return Loaded(deployment_from_logits(model, spec), spec)
     raise GradsegError(
         f"{path}: expected one input, uint8 {[1, *spec.input_hw, 3]} or float32 {[1, 3, *spec.input_hw]} as its spec "

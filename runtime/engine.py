@@ -12,6 +12,7 @@ from gradseg.models.errors import GradsegError
 from gradseg.models.files import require_file
 from gradseg.models.spec import ModelSpec
 
+MAX_THREADS = 1024
 SUFFIXES = ".onnx (ONNX Runtime), .pth (PyTorch), .plan or .engine (TensorRT)"
 
 
@@ -51,8 +52,8 @@ def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Opt
         GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2); a backend or device
             that is not there (exit code 3).
     """
-    if threads is not None and threads < 1:
-        raise GradsegError(f"--threads {threads}: at least 1 is needed; leave it out to let the backend choose")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}; leave it out to let the backend choose")
     found = require_file(path, f"an engine: {SUFFIXES}")
     suffix = found.suffix.lower()
     if suffix == ".onnx":

@@ -7,12 +7,13 @@ python runtime/run_video.py --engine m.onnx cam0 --show
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, write_json
+from gradseg.models.files import check_writable, refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
 from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.loop import Outcome, VideoLoop
@@ -63,15 +64,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _check(options: argparse.Namespace) -> Tuple[str, float]:
     """Everything that can be wrong before a file is opened; (overlay mode, alpha)."""
     for name, value in (("--max-frames", options.max_frames), ("--duration", options.duration)):
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise GradsegError(f"{name} {value}: expected a number above 0")
     Overlay((), options.overlay, options.alpha)
-    inputs = [Path(text) for text in (options.source, options.engine) if Path(text).is_file()]
+    inputs = [path for path in (options.source, options.engine, options.spec) if path]
     for name, path in (("--save", options.save), ("--report", options.report)):
         if path is None:
             continue
-        if any(path.exists() and path.samefile(given) for given in inputs):
-            raise GradsegError(f"{name} {path}: is the input itself; name another file")
+        refuse_inputs(path, inputs, name)
         check_writable(path)
     if options.save is not None:
         video_fourcc(options.save)

@@ -62,7 +62,7 @@ class VideoSink(Sink):
 
     Args:
         path: ends in .mp4 or .avi; what stands there is replaced when this one is complete and playable.
-        size_hw: (height, width) of every picture.
+        size_hw: (height, width) of every picture; the file's are rounded up to even numbers.
         fps: of the file.
         realtime: repeat pictures so that the file plays as fast as the camera saw, though frames were dropped.
     """
@@ -70,13 +70,15 @@ class VideoSink(Sink):
     def __init__(self, path: Union[str, Path], size_hw: Tuple[int, int], fps: float, realtime: bool = False) -> None:
         quiet_decoder()
         self.path, self.size_hw, self.fps = Path(path), (int(size_hw[0]), int(size_hw[1])), float(fps)
+        # the codecs halve the colour planes: an odd side gets one more row or column, a copy of the last
+        self._file_hw = (self.size_hw[0] + self.size_hw[0] % 2, self.size_hw[1] + self.size_hw[1] % 2)
         self._realtime, self._start_ns = realtime, 0
         self.written, self._full = 0, ""
         fourcc = video_fourcc(self.path)
         temporary = temporary_beside(self.path)
         self._temporary: Optional[Path] = temporary
         self._check_space(temporary)
-        height, width = self.size_hw
+        height, width = self._file_hw
         code = cv2.VideoWriter.fourcc(*fourcc)
         self._writer: Any = cv2.VideoWriter(str(temporary), code, self.fps, (width, height))
         if not self._writer.isOpened():
@@ -110,6 +112,9 @@ class VideoSink(Sink):
                 "use --labels for images of several sizes"
             )
         assert self._temporary is not None, "write after close"
+        if self._file_hw != self.size_hw:
+            below, right = self._file_hw[0] - self.size_hw[0], self._file_hw[1] - self.size_hw[1]
+            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
         for _ in range(self._repeats(t_capture_ns)):
             self._check_space(self._temporary)
             self._writer.write(image)

@@ -98,7 +98,7 @@ def open_source(text: str) -> Source:
 
 def _open_uri(text: str, scheme: str, rest: str, csi: Any, network: Any, video: Any) -> Source:
     if scheme == "csi":
-        if not rest.isdigit():
+        if not rest.isdecimal():
             raise GradsegError(f"{text}: expected csi://N with the number of the camera, such as csi://0")
         return csi(text, int(rest))  # type: ignore[no-any-return]
     if scheme in ("rtsp", "rtsps"):
@@ -123,7 +123,7 @@ def _scene_options(text: str) -> Dict[str, Any]:
     values: Dict[str, Any] = {"size_hw": parse_size(options.get("size", "360x480"))}
     for key, default in (("seed", "0"), ("frames", "300")):
         raw = options.get(key, default)
-        if not raw.isdigit() or (key == "frames" and int(raw) < 1):
+        if not raw.isdecimal() or (key == "frames" and int(raw) < 1):
             raise GradsegError(f"scenes: {key}={raw}: expected a whole number{' above 0' if key == 'frames' else ''}")
         values[key] = int(raw)
     try:

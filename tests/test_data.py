@@ -283,7 +283,7 @@ def test_scene_options_and_their_defaults() -> None:
         ("seed=x", "seed=x: expected a whole number"),
         ("size=360", "write HEIGHTxWIDTH"),
         ("size=0x10", "write HEIGHTxWIDTH"),
-        ("size=16x16", "at least 32x32"),
+        ("size=16x16", "use 32x32 to 4320x4320"),
     ],
 )
 def test_bad_scene_options_are_explained(text: str, part: str) -> None:

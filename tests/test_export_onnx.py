@@ -279,6 +279,19 @@ def test_onnx_without_metadata_says_how_to_give_it(tmp_path: Path) -> None:
     spec_file = tmp_path / "spec.json"
     spec_file.write_text(checkpoint().spec.to_json())
     assert model_from_onnx(str(tmp_path / "foreign.onnx"), str(spec_file)).spec.input_hw == HW
+    loaded = model_from_onnx(str(tmp_path / "foreign.onnx"), str(spec_file))
+    assert {e.key for e in loaded.model.metadata_props} >= {"gradseg.spec", "gradseg.format"}, "the spec travels on"
+
+
+def test_a_spec_of_other_classes_than_the_onnx_is_refused(tmp_path: Path) -> None:
+    onnx.save(onnx_from_checkpoint(checkpoint(), logits=True), str(tmp_path / "logits.onnx"))
+    model = onnx.load(str(tmp_path / "logits.onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "foreign.onnx"))
+    spec = ModelSpec("mine", ("a", "b"), ((0, 0, 0), (1, 1, 1)), HW, blocks="")
+    (tmp_path / "two.json").write_text(spec.to_json())
+    with pytest.raises(GradsegError, match=r"its output is \[1, 11, 64, 96\], its spec needs logits \[1, 2, 64, 96\]"):
+        model_from_onnx(str(tmp_path / "foreign.onnx"), str(tmp_path / "two.json"))
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "cut in the graph"])

@@ -197,3 +197,15 @@ def test_window_shows_and_ends_on_q(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quits == [1] and len(shown) == 2
     sink.close()
     assert shown[-1] == "closed"
+
+
+def test_odd_sizes_lose_no_row_or_column(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (43, 31), interpolation=cv2.INTER_CUBIC)
+    sink = VideoSink(tmp_path / "odd.mp4", (31, 43), 25.0)
+    for index in range(3):
+        sink.write(image, np.zeros((31, 43), np.uint8), index, 0)
+    sink.close()
+    last = frames_of(tmp_path / "odd.mp4")[-1]
+    assert last.shape == (32, 44, 3)
+    assert np.abs(last[:31, :43].astype(int) - image).mean() < 12

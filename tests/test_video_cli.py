@@ -179,7 +179,7 @@ def test_a_bug_keeps_its_traceback_and_the_outputs(
     ("arguments", "message"),
     [
         (["--save", "DIR/out.mkv"], "must end in .mp4 or .avi"),
-        (["--save", "DIR/in.mp4"], "is the input itself"),
+        (["--save", "DIR/in.mp4"], "is an input itself"),
         (["--save", "DIR/in.mp4/out.mp4"], "cannot write"),
         (["--labels", "DIR/in.mp4"], "--labels"),
         (["--report", "DIR"], "is a directory"),
@@ -190,6 +190,8 @@ def test_a_bug_keeps_its_traceback_and_the_outputs(
         (["--duration", "-1"], "--duration -1.0"),
         (["--duration", "nan"], "--duration nan"),
         (["--threads", "0"], "--threads 0"),
+        (["--threads", "99999999"], "expected 1 to 1024"),
+        (["--duration", "inf"], "--duration inf"),
         (["--spec", "DIR/in.mp4"], "not JSON"),
         (["--spec", "DIR/none.json"], "no such file"),
     ],
