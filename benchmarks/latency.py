@@ -23,6 +23,7 @@ from gradseg.runtime.engine import Engine, open_engine, read_spec
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 STAGES = ("preprocess", "infer", "postprocess")
+TURN, SETTLE = 10, 3  # timed frames of a turn, untimed ones before them
 FRAMES = 8  # different frames in turn: a constant input would flatter caches
 
 
@@ -72,13 +73,22 @@ class Timed:
 
 
 def measure(engines: Sequence[Engine], frame_hw: Sequence[int], warmup: int, samples: int) -> List[Dict[str, Any]]:
-    """A row per engine; the engines take turns frame by frame."""
+    """A row per engine; `samples` timed frames each, after `warmup` untimed ones.
+
+    The engines take turns of `TURN` frames, so that drift of the clocks hits all alike. The first frames of a turn are
+    not timed: caches and worker threads still belong to the engine before.
+    """
     video = SceneVideo((int(frame_hw[0]), int(frame_hw[1])), 1)
     frames = [video.frame(5 * i).image for i in range(FRAMES)]
     timed = [Timed(engine, frame_hw) for engine in engines]
-    for index in range(warmup + samples):
+    for each in timed:
+        for index in range(warmup):
+            each.step(frames[index % FRAMES], False)
+    for start in range(0, samples, TURN):
         for each in timed:
-            each.step(frames[index % FRAMES], index >= warmup)
+            settle = SETTLE if len(timed) > 1 else 0
+            for index in range(-settle, min(TURN, samples - start)):
+                each.step(frames[(start + index) % FRAMES], index >= 0)
     return [each.row() for each in timed]
 
 

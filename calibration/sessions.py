@@ -27,6 +27,8 @@ class OnnxRunner:
             raise GradsegError("ONNX Runtime is not installed: pip install onnxruntime", exit_code=3) from error
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # models that take turns leave each other the cores
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             if not 1 <= threads <= MAX_THREADS:
                 raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}")
