@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, Optional
 
-from gradseg.calibration import metadata
 from gradseg.calibration.collect import observers_from_frames
 from gradseg.calibration.quantise import count_quantised, is_quantised, plan_for, quantised
 from gradseg.calibration.sources import open_frames
+from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 
 

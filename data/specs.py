@@ -46,7 +46,7 @@ def scenes_from_options(text: str) -> ScenesData:
     """'frames=200,seed=3,size=360x480' → still frames; every option has a default. GradsegError for an unknown one."""
     options = parse_options(text, ("frames", "seed", "size"), "scenes:")
     size_hw = parse_size(options.get("size", "360x480"))
-    return ScenesData(_number(options, "frames", 200), size_hw, _number(options, "seed", 0))
+    return ScenesData(whole_number(options, "frames", 200), size_hw, whole_number(options, "seed", 0))
 
 
 def parse_options(text: str, known: tuple[str, ...], where: str) -> Dict[str, str]:
@@ -60,7 +60,8 @@ def parse_options(text: str, known: tuple[str, ...], where: str) -> Dict[str, st
     return options
 
 
-def _number(options: Dict[str, str], key: str, default: int) -> int:
+def whole_number(options: Dict[str, str], key: str, default: int) -> int:
+    """An option's value, above 0 if it counts frames; raises GradsegError for anything else."""
     value = options.get(key, str(default))
     if not value.isdecimal() or (key == "frames" and int(value) < 1):
         raise GradsegError(f"scenes: {key}={value}: expected a whole number{' above 0' if key == 'frames' else ''}")

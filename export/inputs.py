@@ -12,12 +12,12 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.calibration import metadata
 from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.observers import METHODS
 from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source, other_scenes
 from gradseg.export import verify
+from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import atomic_path, check_writable, require_file
 from gradseg.models.spec import ModelSpec, parse_size

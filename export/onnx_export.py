@@ -13,12 +13,12 @@ import onnx
 import onnxsim
 import torch
 
-from gradseg.calibration import metadata
 from gradseg.calibration.graph import Graph, shapes_of
 from gradseg.export.passes.fold_batchnorm import fold_batchnorm
 from gradseg.export.passes.fold_input import fold_input
 from gradseg.export.passes.label_head import label_head
 from gradseg.export.passes.relu_before_concat import relu_before_concat
+from gradseg.models import metadata
 from gradseg.models.checkpoint import Checkpoint
 from gradseg.models.spec import ModelSpec
 

@@ -8,7 +8,6 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from gradseg.calibration import metadata
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.quantise import count_quantised, is_quantised
 from gradseg.calibration.sessions import OnnxRunner, scores_of
@@ -16,6 +15,7 @@ from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, reduces_range, verification_source
 from gradseg.export.passes.rows_head import rows_head
+from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.calibration import metadata
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.export.inputs import (
@@ -25,6 +24,7 @@ from gradseg.export.inputs import (
     write_out,
 )
 from gradseg.export.trt_build import Built, build_plan, check_targets, import_tensorrt, strongly_typed
+from gradseg.models import metadata
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, sha256_of, write_json
 from gradseg.models.spec import ModelSpec

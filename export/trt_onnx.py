@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any, List, Tuple
 
-from gradseg.calibration import metadata
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.quantise import count_quantised
 from gradseg.calibration.sessions import OnnxRunner, scores_of
@@ -13,6 +12,7 @@ from gradseg.calibration.sources import default_source
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, verification_source
 from gradseg.export.passes.to_half import to_half
+from gradseg.models import metadata
 
 EMULATED = "the ONNX in ONNX Runtime on the CPU, not the plan"
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from gradseg.models.errors import GradsegError
+from gradseg.models.metadata import CALIBRATION, PRECISION, SPEC
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch, read_sidecar
@@ -46,8 +47,8 @@ class OrtEngine:
         self.threads: Optional[int] = usable_cores() if threads is None else threads
         self._session = _open_session(onnxruntime, path, self.threads)
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.precision = metadata.get("gradseg.precision", "fp32")
-        self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get("gradseg.calibration"))
+        self.precision = metadata.get(PRECISION, "fp32")
+        self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get(CALIBRATION))
         self.spec = spec or _spec_of(path, metadata)
         self._bind(path)
 
@@ -135,7 +136,7 @@ def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
 
 
 def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
-    text = metadata.get("gradseg.spec")
+    text = metadata.get(SPEC)
     if text is not None:
         return ModelSpec.from_json(text, f"{path}: its gradseg.spec")
     beside = read_sidecar(path).get("spec")

@@ -18,7 +18,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from gradseg.data.folders import IMAGE_SUFFIXES, list_images
-from gradseg.data.specs import parse_options
+from gradseg.data.specs import parse_options, whole_number
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import require_file
 from gradseg.models.spec import parse_size
@@ -121,11 +121,7 @@ def _scene_options(text: str) -> Dict[str, Any]:
     """'size=360x480,seed=1' → keyword arguments of `SceneSource`; raises GradsegError for an unknown or wrong one."""
     options = parse_options(text, ("size", "seed", "fps", "frames"), "scenes:")
     values: Dict[str, Any] = {"size_hw": parse_size(options.get("size", "360x480"))}
-    for key, default in (("seed", "0"), ("frames", "300")):
-        raw = options.get(key, default)
-        if not raw.isdecimal() or (key == "frames" and int(raw) < 1):
-            raise GradsegError(f"scenes: {key}={raw}: expected a whole number{' above 0' if key == 'frames' else ''}")
-        values[key] = int(raw)
+    values.update(seed=whole_number(options, "seed", 0), frames=whole_number(options, "frames", 300))
     try:
         values["fps"] = float(options.get("fps", "25"))
     except ValueError:

@@ -16,7 +16,7 @@ from export_toys import SCENES, exported, frames, one_torch_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradseg.calibration import collect, metadata
+from gradseg.calibration import collect
 from gradseg.calibration.calibrate import Settings, int8_from_fp32
 from gradseg.calibration.collect import observers_from_frames
 from gradseg.calibration.cpu import int8_saturates
@@ -25,6 +25,7 @@ from gradseg.calibration.observers import BINS, Observer, Range
 from gradseg.calibration.quantise import count_quantised, plan_for, quantisation_target, quantised
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.calibration.sources import open_frames, other_scenes
+from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 
 # ---- observers

@@ -15,11 +15,11 @@ from onnx import TensorProto
 import gradseg.export.onnx_export as onnx_export
 import gradseg.export.to_onnx as to_onnx
 import gradseg.export.to_ort as to_ort
-from gradseg.calibration import metadata
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.export import verify
 from gradseg.export.inputs import model_from_onnx
 from gradseg.export.onnx_export import onnx_from_checkpoint
+from gradseg.models import metadata
 from gradseg.models.checkpoint import Checkpoint, save_checkpoint
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ARCHS, ModelSpec

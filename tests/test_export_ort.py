@@ -14,9 +14,9 @@ from export_toys import SCENES, checkpoint, exported, frames, one_torch_thread  
 
 import gradseg.export.inputs as inputs
 import gradseg.export.to_ort as to_ort
-from gradseg.calibration import metadata
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.export import verify
+from gradseg.models import metadata
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.models.errors import GradsegError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,15 +250,30 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
     load_checkpoint(tmp_path / "two" / "best.pth")
 
 
-def test_direct_training_learns(data: Path, tmp_path: Path) -> None:
+def test_direct_training_learns(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*SMALL, "--direct", "--data", f"folder:{data}", "--val", f"folder:{data}", "--epochs", "14"]
     assert main([*arguments, "--val-every", "14", "--lr", "0.01", "--augment", "none", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^dark +0\.\d{4}\nlight +0\.\d{4}\n.*best\.pth: finalised", said, re.MULTILINE)
     rows = rows_of(tmp_path)
     assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
     assert {row["phase"] for row in rows} == {"joint"}
     checkpoint = load_checkpoint(tmp_path / "best.pth")
     assert checkpoint.spec.classes == ("dark", "light")
     assert checkpoint.info["settings"]["direct"] is True
+
+
+def test_mixed_precision_trains_and_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradseg.train.trainer import Trainer
+
+    command = [*SMALL, "--data", f"folder:{data}", "--epochs", "3", "--precision", "bf16-mixed", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_save", interrupted_after(Trainer._save))
+        main(command)
+    assert main([*command, "--resume"]) == 0
+    assert all(np.isfinite(float(row["loss"])) for row in rows_of(tmp_path))
+    weights = load_checkpoint(tmp_path / "best.pth").network.state_dict()
+    assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float32}
 
 
 def test_starting_from_another_checkpoint(data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from export_toys import SCENES, checkpoint, exported, one_torch_thread  # noqa: 
 from trt_toys import classic, find_rtx, hide, int8
 
 import gradseg.export.to_trt as to_trt
-from gradseg.calibration import metadata
+from gradseg.models import metadata
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import sha256_of

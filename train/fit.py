@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -170,6 +171,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"no --val: every {HOLD_OUT}th frame of --data is held out for validation", flush=True)
     result = fit(FitSettings(**values), out, resume, threads)
     if int(os.environ.get("RANK", "0")) == 0:
+        for name, value in result.per_class.items():
+            print(f"{name:<16}{'absent' if math.isnan(value) else f'{value:.4f}'}")
         print(f"{result.best}: finalised, best validation mIoU {result.miou:.4f}")
     return 0
 

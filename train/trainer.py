@@ -44,11 +44,13 @@ MAX_GRADIENT_NORM = 5.0
 
 @dataclass(frozen=True)
 class FitResult:
-    """best, last: checkpoint paths. miou: the best validation mIoU of the full network (a fraction)."""
+    """best, last: checkpoint paths. miou, per_class: of the best checkpoint on the validation frames, as fractions; NaN
+    for a class that does not occur."""
 
     best: Path
     last: Path
     miou: float
+    per_class: dict[str, float]
     epochs: int
 
 
@@ -132,7 +134,9 @@ class Trainer:
             records.plot()
             records.close()
         self.fabric.barrier()
-        return FitResult(self.best_path, self.last_path, self.best, self.settings.epochs)
+        best = next((row for row in self.rows if row["phase"] != "encoder" and row["miou"] == self.best), {})
+        per_class = {name: best.get(f"iou/{name}", math.nan) for name in self.spec.classes}
+        return FitResult(self.best_path, self.last_path, self.best, per_class, self.settings.epochs)
 
     def _run_phase(self, phase: Phase, records: Optional[Records], progress: Progress) -> None:
         unfinished = self.network.encoder.output_conv is not None or get_alpha(self.network) is not None
