@@ -181,6 +181,25 @@ def interrupted_after(save: Any) -> Any:
     return wrapped
 
 
+def test_run_interrupted_after_every_epoch_equals_an_uninterrupted_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradseg.train.trainer import Trainer
+
+    command = [*SMALL, "--data", f"folder:{data}", "--epochs", "5", "--encoder-epochs", "2", "--decoder-epochs", "1"]
+    main([*command, "--out", str(tmp_path / "whole")])
+    again: list[str] = []
+    for _ in range(5):  # the ends of the encoder and of the decoder phase among them
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Trainer, "_save", interrupted_after(Trainer._save))
+            main([*command, "--out", str(tmp_path / "cut"), *again])
+        again = ["--resume"]
+    main([*command, "--out", str(tmp_path / "cut"), *again])
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    first, second = (load_checkpoint(tmp_path / name / "best.pth").network.state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def test_validation_without_labels_is_said(data: Path, tmp_path: Path) -> None:
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()

@@ -165,11 +165,11 @@ class Trainer:
             row.update(self._validate(phase, average, progress))
             row["seconds"] = (time.perf_counter_ns() - started) / 1e9
             self.epoch += 1
-            self._save(phase, optimizer, average, row)
-            if records is not None:
+            if records is not None:  # before the checkpoint: a resumed run rewrites the log from it, so none is missing
                 records.add(row)
-                if self.epoch % 10 == 0:
-                    records.plot()
+            self._save(phase, optimizer, average, row)
+            if records is not None and self.epoch % 10 == 0:
+                records.plot()
             progress.epoch_done(row, self.best)
         self.network.load_state_dict(average.state)
         del wrapped, optimizer, module
