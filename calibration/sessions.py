@@ -7,7 +7,8 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.runtime.engine import MAX_THREADS
+from gradseg.runtime.engine import check_threads
+from gradseg.runtime.ort_engine import session_options
 
 
 class OnnxRunner:
@@ -25,14 +26,8 @@ class OnnxRunner:
             import onnxruntime as ort
         except ImportError as error:
             raise GradsegError("ONNX Runtime is not installed: pip install onnxruntime", exit_code=3) from error
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # models that take turns leave each other the cores
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            if not 1 <= threads <= MAX_THREADS:
-                raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}")
-            options.intra_op_num_threads = threads
+        check_threads(threads)
+        options = session_options(ort, threads)
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
@@ -45,6 +40,10 @@ class OnnxRunner:
     def run(self, batch: np.ndarray[Any, Any], names: Optional[Sequence[str]] = None) -> List[np.ndarray[Any, Any]]:
         """The outputs called `names` (all by default) for one input batch."""
         return list(self._session.run(names, {self.input: batch}))
+
+    def first(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The first output for one input batch: the labels of a deployment-form model."""
+        return self.run(batch)[0]
 
 
 def exposed(model: Any, tensors: Sequence[str]) -> bytes:

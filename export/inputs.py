@@ -230,15 +230,20 @@ def spec_for_onnx(values: Any, path: str, spec_file: Optional[str]) -> ModelSpec
     return metadata.spec_from_metadata(values, path)
 
 
+def refuse_checkpoint_options(args: argparse.Namespace) -> None:
+    """Raises GradsegError if options that only a checkpoint can follow are given with an ONNX file."""
+    if args.size or args.arch:
+        raise GradsegError(
+            f"{args.model}: --size and --arch are for checkpoints; an ONNX file's size is fixed; export it "
+            "again from its checkpoint: python export/to_onnx.py CKPT --size HxW"
+        )
+
+
 def load_any(args: argparse.Namespace) -> Loaded:
     """A checkpoint or an ONNX file by its suffix, from the arguments that `add_model_arguments` defines."""
     suffix = Path(args.model).suffix.lower()
     if suffix == ".onnx":
-        if args.size or args.arch:
-            raise GradsegError(
-                f"{args.model}: --size and --arch are for checkpoints; an ONNX file's size is fixed; export it "
-                "again from its checkpoint: python export/to_onnx.py CKPT --size HxW"
-            )
+        refuse_checkpoint_options(args)
         return model_from_onnx(args.model, args.spec)
     return model_from_checkpoint(args.model, args.arch, size_of(args), args.data)
 

@@ -45,12 +45,9 @@ def fp32_model(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
     batches = verify.verification_batches(args.data or default_source(loaded.spec.input_hw), loaded.spec.input_hw)
     before = OnnxRunner(loaded.model.SerializeToString(), args.model, args.threads)
     runner = OnnxRunner(data, args.model, args.threads)
-    warnings = verify.check_alive(
-        lambda batch: runner.run(batch)[0], batches, args.model, lambda batch: scores_of(loaded.model, batch)
+    agreement, warnings = verify.compare(
+        runner.first, before.first, batches, args.model, lambda batch: scores_of(loaded.model, batch)
     )
-    agreement = verify.Agreement()
-    for batch in batches:
-        agreement.add(runner.run(batch)[0], before.run(batch)[0])
     if agreement.fraction < verify.NEEDED:
         raise GradsegError(
             f"{args.model}: the form for ONNX Runtime agrees with the ONNX on only {agreement}; not written"
@@ -70,12 +67,9 @@ def int8_for_cpu(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
     source, words = verification_source(args, calibrated_on)
     batches = verify.verification_batches(source, loaded.spec.input_hw, 8)
     runners = {"FP32": OnnxRunner(fp32, args.model, args.threads), "INT8": OnnxRunner(data, where, args.threads)}
-    warnings = verify.check_alive(
-        lambda batch: runners["INT8"].run(batch)[0], batches, where, lambda batch: scores_of(model, batch)
+    agreement, warnings = verify.compare(
+        runners["INT8"].first, runners["FP32"].first, batches, where, lambda batch: scores_of(model, batch)
     )
-    agreement = verify.Agreement()
-    for batch in batches:
-        agreement.add(runners["INT8"].run(batch)[0], runners["FP32"].run(batch)[0])
     packed, total = count_quantised(model)
     lines = [
         *warnings,

@@ -21,6 +21,7 @@ from gradseg.export.inputs import (
     add_model_arguments,
     check_out,
     frames_text,
+    refuse_checkpoint_options,
     write_out,
 )
 from gradseg.export.trt_build import Built, build_plan, check_targets, import_tensorrt, strongly_typed
@@ -145,10 +146,7 @@ def prepare(args: argparse.Namespace, typed: bool) -> Prepared:
         values = metadata.read_metadata(args.model)
         precision = values.get(metadata.PRECISION, "fp32")
         wanted = args.precision or precision
-        if args.size or args.arch:
-            raise GradsegError(
-                f"{args.model}: --size and --arch are for checkpoints; export it again from its checkpoint"
-            )
+        refuse_checkpoint_options(args)
         if precision != "int8" and values.get(metadata.TARGET) == "cpu":
             raise GradsegError(
                 f"{args.model}: was made for ONNX Runtime; give the checkpoint or the file from export/to_onnx.py"

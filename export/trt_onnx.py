@@ -46,10 +46,4 @@ def _compared(loaded: Loaded, model: Any, source: str, where: str) -> Tuple[veri
     batches = verify.verification_batches(source, loaded.spec.input_hw)
     reference = OnnxRunner(loaded.model.SerializeToString(), where)
     changed = OnnxRunner(model.SerializeToString(), where)
-    warnings = verify.check_alive(
-        lambda batch: changed.run(batch)[0], batches, where, lambda batch: scores_of(model, batch)
-    )
-    agreement = verify.Agreement()
-    for batch in batches:
-        agreement.add(changed.run(batch)[0], reference.run(batch)[0])
-    return agreement, warnings
+    return verify.compare(changed.first, reference.first, batches, where, lambda batch: scores_of(model, batch))

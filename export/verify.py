@@ -91,6 +91,21 @@ def check_equal(network: Network, reference: Network, batches: List[np.ndarray[A
     return agreement
 
 
+def compare(
+    network: Network,
+    reference: Network,
+    batches: List[np.ndarray[Any, Any]],
+    where: str,
+    scores: Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]],
+) -> Tuple[Agreement, List[str]]:
+    """How far two networks (uint8 batch → labels) agree, and warnings; `network` must pass `check_alive`."""
+    warnings = check_alive(network, batches, where, scores)
+    agreement = Agreement()
+    for batch in batches:
+        agreement.add(network(batch), reference(batch))
+    return agreement, warnings
+
+
 def check_alive(
     network: Network,
     batches: List[np.ndarray[Any, Any]],

@@ -140,6 +140,12 @@ class Encoder(nn.Module):
             y = layer(y)
         return y
 
+    def predict(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) → logits (N, classes, H/8, W/8) from the encoder's own predictor (phase 1)."""
+        if self.output_conv is None:
+            raise RuntimeError("this network was built without the encoder's predictor")
+        return self.output_conv(self(x))  # type: ignore[no-any-return]
+
 
 class Decoder(nn.Module):
     """(N, 128, H/8, W/8) → logits (N, classes, H, W)."""
@@ -181,9 +187,7 @@ class SegNetwork(nn.Module):
 
     def predict_coarse(self, x: Tensor) -> Tensor:
         """Phase 1: logits (N, classes, H/8, W/8) from the encoder's own predictor."""
-        if self.encoder.output_conv is None:
-            raise RuntimeError("this network was built without the encoder's predictor")
-        return self.encoder.output_conv(self.encoder(x))  # type: ignore[no-any-return]
+        return self.encoder.predict(x)
 
 
 def encoder_pointwise(network: SegNetwork) -> dict[str, nn.Conv2d]:

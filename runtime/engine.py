@@ -52,8 +52,7 @@ def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Opt
         GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2); a backend or device
             that is not there (exit code 3).
     """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}; leave it out to let the backend choose")
+    check_threads(threads)
     found = require_file(path, f"an engine: {SUFFIXES}")
     suffix = found.suffix.lower()
     if suffix == ".onnx":
@@ -69,6 +68,12 @@ def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Opt
 
         return TrtEngine(found, spec)
     raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {SUFFIXES}")
+
+
+def check_threads(threads: Optional[int]) -> None:
+    """Raises GradsegError for a number of CPU threads that cannot be meant; None is for the backend to choose."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}; leave it out to let the backend choose")
 
 
 def check_batch(batch: np.ndarray[Any, Any], spec: ModelSpec) -> None:

@@ -117,12 +117,19 @@ class OrtEngine:
         self._binding = self._session = None
 
 
-def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
+def session_options(onnxruntime: Any, threads: Optional[int]) -> Any:
+    """Options that every session of ours has; `threads` None lets ONNX Runtime choose."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures come as exceptions; the log would only repeat them
-    options.intra_op_num_threads = threads
+    if threads is not None:
+        options.intra_op_num_threads = threads
     # between frames the cores belong to capture, sink and other engines: the workers may spin within a run only
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
+    options = session_options(onnxruntime, threads)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common public base class

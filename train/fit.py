@@ -16,6 +16,7 @@ from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
 from gradseg.models.spec import ARCHS, STRIDE, parse_size, size_problem, spec_for
+from gradseg.runtime.engine import check_threads
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 from gradseg.train.augment import PRESETS
 from gradseg.train.feed import Cached
@@ -50,9 +51,8 @@ def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optiona
 
     With `resume`, continues from `out`/last.pth. Raises GradsegError for data, sizes or a folder that do not fit.
     """
+    check_threads(threads)
     if threads is not None:
-        if threads < 1:
-            raise GradsegError(f"--threads {threads}: at least 1 is needed")
         torch.set_num_threads(threads)
     train, val = open_sets(settings)
     settings = with_sizes(settings, train)

@@ -18,12 +18,10 @@ class CoarseNetwork(nn.Module):
 
     def __init__(self, network: SegNetwork) -> None:
         super().__init__()
-        assert network.encoder.output_conv is not None
         self.encoder: Encoder = network.encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.encoder.output_conv is not None
-        return self.encoder.output_conv(self.encoder(x))  # type: ignore[no-any-return]
+        return self.encoder.predict(x)
 
 
 class HeldEncoderNetwork(nn.Module):

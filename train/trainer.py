@@ -118,10 +118,12 @@ class Trainer:
         self.epoch, self.best, self.rows = int(stored["epoch"]), float(stored["best"]), list(stored["rows"])
         if stored["phase"] != "encoder":
             self._to_final_form()
-        check_state(self.network, stored["network"], self.last_path)
-        self.network.load_state_dict(stored["network"])
+        phase_over = self.epoch in {phase.end for phase in self.phases}  # then its average goes on, as in `_run_phase`
+        state = stored["average" if phase_over else "network"]
+        check_state(self.network, state, self.last_path)
+        self.network.load_state_dict(state)
         self._to_device()
-        self.loaded = stored
+        self.loaded = None if phase_over else stored
 
     def run(self) -> FitResult:
         """Trains to the end; returns where the checkpoints are. `last.pth` is complete after every epoch."""
@@ -147,15 +149,12 @@ class Trainer:
         groups = parameter_groups(module, self.settings.weight_decay)
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=self.settings.lr)
         average = Average(self.network, self.settings.ema)
-        if self.loaded is not None and self.loaded["phase"] == phase.name:
+        if self.loaded is not None:
             optimizer.load_state_dict(self.loaded["optimizer"])
             self.fabric.strategy.precision.load_state_dict(self.loaded.get("precision", {}))
             average.state = {k: v.to(self.fabric.device) for k, v in self.loaded["average"].items()}
             average.updates = int(self.loaded["updates"])
-        elif self.loaded is not None:  # the epoch before was the last of another phase: its average goes on
-            self._adopt(self.loaded["average"])
-            average = Average(self.network, self.settings.ema)
-        self.loaded = None
+            self.loaded = None
         wrapped, optimizer = self.fabric.setup(module, optimizer)
         while self.epoch < phase.end:
             started = time.perf_counter_ns()
@@ -174,17 +173,6 @@ class Trainer:
         self.network.load_state_dict(average.state)
         del wrapped, optimizer, module
         gc.collect()  # a distributed wrapper's hooks go with it
-
-    def _adopt(self, state: dict[str, torch.Tensor]) -> None:
-        """Loads an encoder-phase average into the network, which may already be in its final form."""
-        expected = self.network.state_dict()
-        if all(name in state and state[name].shape == tensor.shape for name, tensor in expected.items()):
-            self.network.load_state_dict({name: state[name] for name in expected})
-            return
-        donor = first_network(self.spec, self.settings.direct, True, self.settings.dropout)
-        donor.load_state_dict(state)
-        leave_encoder_phase(donor)
-        self.network.load_state_dict(donor.state_dict())
 
     def _train_epoch(
         self, phase: Phase, module: Any, optimizer: Any, average: Average, progress: Progress
