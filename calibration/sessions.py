@@ -28,10 +28,16 @@ class OnnxRunner:
             raise GradsegError("ONNX Runtime is not installed: pip install onnxruntime", exit_code=3) from error
         check_threads(threads)
         options = session_options(ort, threads)
+        kept_out: List[str] = []
         if not optimise:
+            kept_out = ["WeightBiasQuantization"]  # would round float biases that the graph leaves alone
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            # readers come as soon as they can, so that what is only looked at in between is freed at once
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], disabled_optimizers=kept_out
+            )
         except Exception as error:  # onnxruntime raises classes of its own for every kind of bad file
             raise GradsegError(f"{where}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:200]})") from error
         self.input = self._session.get_inputs()[0].name

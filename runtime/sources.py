@@ -13,7 +13,7 @@ from __future__ import annotations
 import glob
 import re
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -80,20 +80,33 @@ def open_source(text: str) -> Source:
     scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)$", text)
     if scheme:
         return _open_uri(text, scheme.group(1).lower(), scheme.group(2), CsiCamera, NetworkCamera, VideoFile)
+    images = image_paths(text)
+    if images is not None:
+        return ImageSequence(text, images)
+    if not Path(text).exists():
+        raise GradsegError(f"{text}: no such source; expected {GRAMMAR}")
+    require_file(text, "a video or an image")
+    return VideoFile(text)
+
+
+def image_paths(text: str) -> Optional[List[Path]]:
+    """The images that a folder, a wildcard or an image file's path stands for, in order; None for other sources.
+
+    Raises GradsegError for a folder or wildcard without images and for an image file that is empty or unreadable.
+    """
+    if not text.strip() or "://" in text:
+        return None
     path = Path(text)
     if path.is_dir():
         images = list_images(path)
         if not images:
             raise GradsegError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
-        return ImageSequence(text, images)
-    if not path.exists() and re.search(r"[*?\[]", text):
-        return ImageSequence(text, _matches(text))
+        return images
     if not path.exists():
-        raise GradsegError(f"{text}: no such source; expected {GRAMMAR}")
-    require_file(path, "a video or an image")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageSequence(text, [path])
-    return VideoFile(text)
+        return _matches(text) if re.search(r"[*?\[]", text) else None
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return [require_file(path, "a video or an image")]
 
 
 def _open_uri(text: str, scheme: str, rest: str, csi: Any, network: Any, video: Any) -> Source:
@@ -109,7 +122,7 @@ def _open_uri(text: str, scheme: str, rest: str, csi: Any, network: Any, video: 
     raise GradsegError(f"{text}: unknown kind of source {scheme}://; expected {GRAMMAR}")
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str) -> List[Path]:
     found = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207 patterns may be absolute
     images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     if not images:

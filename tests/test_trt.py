@@ -26,12 +26,17 @@ def build(rtx: Tuple[str, Any], model: onnx.ModelProto, precision: str = "fp32",
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_fp32_and_int8_build(rtx: Tuple[str, Any], arch: str) -> None:
-    for model, precision in ((exported(arch), "fp32"), (int8(arch, "trt"), "int8")):
-        built = build(rtx, model, precision)
-        assert len(built.plan) > 100_000
-        assert built.compute_capability == ("sm89",)
-        assert built.library == "tensorrt_rtx"
+@pytest.mark.parametrize("target", ["sm75", "sm86", "sm89"])
+def test_int8_builds(rtx: Tuple[str, Any], arch: str, target: str) -> None:
+    built = build(rtx, int8(arch, "trt"), "int8", target)
+    assert len(built.plan) > 100_000
+    assert built.compute_capability == (target,)
+    assert built.library == "tensorrt_rtx"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_fp32_builds(rtx: Tuple[str, Any], arch: str) -> None:
+    assert len(build(rtx, exported(arch)).plan) > 100_000
 
 
 @pytest.mark.slow

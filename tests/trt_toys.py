@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from typing import Any, Tuple
@@ -10,7 +11,7 @@ import onnx
 import pytest
 from export_toys import HW, SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
 
-from gradseg.calibration.calibrate import Settings, int8_from_fp32
+from gradseg.calibration.int8 import Settings, int8_from_fp32
 from gradseg.runtime.trt_library import import_one
 
 
@@ -22,6 +23,7 @@ def find_rtx() -> Tuple[str, Any]:
     return "tensorrt_rtx", found
 
 
+@functools.cache
 def int8(arch: str, target: str) -> onnx.ModelProto:
     return int8_from_fp32(exported(arch), SCENES, Settings(target, frames=2), threads=1)
 
