@@ -5,35 +5,43 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.observers import METHODS
 from gradseg.calibration.sessions import OnnxRunner, scores_of
-from gradseg.calibration.sources import default_source, other_scenes
+from gradseg.calibration.sources import default_source
 from gradseg.export import verify
+from gradseg.export.foreign_spec import (
+    SAY,
+    Given,
+    add_foreign_arguments,
+    given_as,
+    given_by,
+    given_in,
+    refuse_foreign_options,
+    spec_from,
+)
 from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import atomic_path, check_writable, require_file
+from gradseg.models.files import atomic_path, check_writable
 from gradseg.models.spec import ModelSpec, parse_size
-from gradseg.runtime.engine import read_spec
-
-ENOUGH = 0.95  # share of labels equal to FP32's below which INT8 comes with a warning
 
 
 @dataclass
 class Loaded:
-    """An ONNX model in memory with its spec. `agreement`: with PyTorch, None if it came from an ONNX file."""
+    """An ONNX model in memory with its spec. `agreement`: with PyTorch, None if it came from an ONNX file. `info`: what
+    its checkpoint says of its training. `notes`: lines for the user on how a network of other origin was converted."""
 
     model: Any  # onnx.ModelProto
     spec: ModelSpec
     agreement: Optional[verify.Agreement] = None
     warnings: Tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    notes: Tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -48,23 +56,35 @@ def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True) -> N
     parser.add_argument(
         "--arch", help="architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"
     )
-    parser.add_argument("--size", help="input size HEIGHTxWIDTH in place of the checkpoint's")
+    parser.add_argument(
+        "--size", help="input size HEIGHTxWIDTH in place of the checkpoint's, or for a foreign ONNX model of open size"
+    )
     parser.add_argument(
         "--data",
         default=None,
         help="frames to verify on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)",
     )
     if onnx:
-        parser.add_argument("--spec", help="ModelSpec as a JSON file, for an ONNX model without GradSeg metadata")
+        add_foreign_arguments(parser)
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the scripts that can make INT8, which `int8_model` reads."""
-    add = parser.add_argument
-    add("--calib", help="frames to calibrate INT8 on: camvid:DIR, folder:DIR, an image folder, a video")
+    """The arguments of the scripts that can make INT8, which `int8.int8_for` reads."""
+    add = parser.add_argument_group("INT8").add_argument
+    add("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)")
     add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
     add("--calib-method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
+    add("--ranges", metavar="F", help="ranges.json of calibration/calibrate.py, edited or not, in place of calibrating")
+    add("--skip-bad", action="store_true", help="leave out calibration frames that cannot be read, and count them")
     add("--power-of-two", action="store_true", help="activation scales as powers of two")
+    add("--no-equalise", action="store_true", help="no cross-layer equalisation of weights")
+    add("--no-bias-correction", action="store_true", help="no correction of biases for the weights' rounding")
+    add(
+        "--max-drop",
+        type=float,
+        metavar="P",
+        help="at most P points of mIoU lost on the labelled frames of --data: layers go back to float until it holds",
+    )
 
 
 def check_out(model: str, out: Path, suffixes: Sequence[str]) -> None:
@@ -145,7 +165,7 @@ def model_from_checkpoint(
     model = onnx_from_checkpoint(ckpt, logits=logits)
     batches = verify.verification_batches(data or default_source(ckpt.spec.input_hw), ckpt.spec.input_hw)
     agreement, warnings = verify_against_checkpoint(model, ckpt, batches, path, logits)
-    return Loaded(model, ckpt.spec, agreement, tuple(warnings))
+    return Loaded(model, ckpt.spec, agreement, tuple(warnings), ckpt.info)
 
 
 def verify_against_checkpoint(
@@ -177,136 +197,88 @@ def verify_against_checkpoint(
     return agreement, verify.check_alive(network, batches, where, scores)
 
 
-def model_from_onnx(path: str, spec_file: Optional[str] = None) -> Loaded:
-    """Reads an ONNX file in the deployment form, or in the logits form, which is then turned into the deployment form.
+def model_from_onnx(
+    path: str, spec_file: Optional[str] = None, given: Optional[Given] = None, data: Optional[str] = None
+) -> Loaded:
+    """Reads an ONNX file: the deployment form as it is; any other float network is converted and verified.
 
-    Raises GradsegError for a file that is not ONNX, that has no spec, or whose input disagrees with its spec.
+    Args:
+        given: what is said of a file without GradSeg metadata, by default what stands in `spec_file`.
+        data: frames to verify a conversion on; by default scenes.
+
+    Raises GradsegError for a file that is not ONNX, that nothing is said of, or that is not as described.
     """
-    found = require_file(path, "an ONNX model (.onnx)")
-    values = metadata.read_metadata(found)
-    spec = spec_for_onnx(values, path, spec_file)
+    values = metadata.read_metadata(path)
+    if metadata.SPEC in values:
+        given = given_as(metadata.spec_from_metadata(values, path))
+    elif given is None:
+        given = given_in(spec_file) if spec_file else Given()
+    if not given.describes:
+        raise GradsegError(f"{path}: an ONNX model without GradSeg metadata; {SAY}")
     need_packages(path, "onnx")
     import onnx
 
     try:
-        model = onnx.load(str(found))
+        model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # onnx and protobuf raise many classes for a damaged file
-        raise GradsegError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0][:160]})") from error
+        raise GradsegError(f"{path}: not a valid ONNX model ({str(error).strip().splitlines()[0][:160]})") from error
     inputs = list(model.graph.input)
-    for value in [*inputs, *model.graph.output]:  # an open batch dimension becomes 1
+    if [value.type.tensor_type.elem_type for value in inputs] == [onnx.TensorProto.UINT8]:
+        return _frame_to_labels(model, given, path, metadata.SPEC in values)
+    need_packages(path, "onnxsim", "onnxruntime")
+    from gradseg.export.foreign import deployment_from_foreign
+
+    made, spec, lines = deployment_from_foreign(model, given, path, data)
+    return Loaded(made, spec, notes=tuple(lines))
+
+
+def _frame_to_labels(model: Any, given: Given, path: str, own: bool) -> Loaded:
+    """A model that takes the frame itself, taken as it is; with `own` False its spec travels inside from here on."""
+    for value in [*model.graph.input, *model.graph.output]:  # an open batch dimension becomes 1
         batch = value.type.tensor_type.shape.dim[:1]
         if batch and not batch[0].dim_value:
             batch[0].dim_value = 1
-    dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
-    elem = inputs[0].type.tensor_type.elem_type if inputs else 0
-    if elem == onnx.TensorProto.UINT8 and dims == [1, *spec.input_hw, 3]:
-        if metadata.SPEC not in values:  # it came with --spec: from here on it travels inside
-            metadata.set_metadata(model, {metadata.SPEC: spec.to_json(), metadata.FORMAT: metadata.DEPLOYMENT})
-        return Loaded(model, spec)
-    if elem == onnx.TensorProto.FLOAT and dims == [1, 3, *spec.input_hw] and len(model.graph.output) == 1:
-        need_packages(path, "torch", "onnxsim")
-        from gradseg.calibration.graph import shapes_of
-        from gradseg.export.onnx_export import deployment_from_logits
-
-        found_shape = tuple(shapes_of(model).get(model.graph.output[0].name, ()))
-        needed_shape = (1, spec.num_classes, *spec.input_hw)
-        if found_shape != needed_shape:
-            raise GradsegError(
-                f"{path}: its output is {list(found_shape)}, its spec needs logits {list(needed_shape)} "
-                "(1, classes, height, width); correct the spec, or export the network up to its logits"
-            )
-        return Loaded(deployment_from_logits(model, spec), spec)
-    raise GradsegError(
-        f"{path}: expected one input, uint8 {[1, *spec.input_hw, 3]} or float32 {[1, 3, *spec.input_hw]} as its spec "
-        f"says; found {len(inputs)} input(s), the first {dims}"
-    )
-
-
-def spec_for_onnx(values: Any, path: str, spec_file: Optional[str]) -> ModelSpec:
-    """The spec in the metadata, or the one in `spec_file` for a file without."""
-    if metadata.SPEC not in values and spec_file:
-        return read_spec(spec_file)
-    return metadata.spec_from_metadata(values, path)
+    found = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in (model.graph.input[0], model.graph.output[0])]
+    height, width = given.input_hw or (found[0][1:3] if len(found[0]) == 4 else (0, 0))
+    kind = model.graph.output[0].type.tensor_type.elem_type
+    if found[0] != [1, height, width, 3] or (not own and (found[1] != [1, height, width] or kind != 2)):
+        raise GradsegError(
+            f"{path}: takes uint8 {found[0]} and gives {found[1]}; expected uint8 {[1, height, width, 3]} (BGR) to "
+            f"uint8 {[1, height, width]}, or a float32 image (1, 3, height, width) in and logits or labels out"
+        )
+    spec, note = spec_from(given, None, (height, width), path)
+    if not own:
+        metadata.set_metadata(model, {metadata.SPEC: spec.to_json(), metadata.FORMAT: metadata.DEPLOYMENT})
+    return Loaded(model, spec, notes=tuple(note.splitlines()))
 
 
 def refuse_checkpoint_options(args: argparse.Namespace) -> None:
-    """Raises GradsegError if options that only a checkpoint can follow are given with an ONNX file."""
-    if args.size or args.arch:
+    """Raises GradsegError if options that only a checkpoint can follow are given with an ONNX file, or those that
+    describe a foreign network with a file that describes itself."""
+    own = metadata.SPEC in metadata.read_metadata(args.model)
+    if getattr(args, "arch", None) or (own and getattr(args, "size", None)):
         raise GradsegError(
             f"{args.model}: --size and --arch are for checkpoints; an ONNX file's size is fixed; export it "
             "again from its checkpoint: python export/to_onnx.py CKPT --size HxW"
         )
+    if own:
+        refuse_foreign_options(args, "carries its own spec")
 
 
 def load_any(args: argparse.Namespace) -> Loaded:
-    """A checkpoint or an ONNX file by its suffix, from the arguments that `add_model_arguments` defines."""
-    suffix = Path(args.model).suffix.lower()
-    if suffix == ".onnx":
+    """A checkpoint or an ONNX file by its suffix, from the arguments that `add_model_arguments` defines.
+
+    What is to be said of a foreign network's conversion is printed.
+    """
+    if Path(args.model).suffix.lower() == ".onnx":
         refuse_checkpoint_options(args)
-        return model_from_onnx(args.model, args.spec)
+        loaded = model_from_onnx(args.model, None, given_by(args), getattr(args, "data", None))
+        for line in loaded.notes:
+            print(line)
+        return loaded
+    refuse_foreign_options(args, "is a checkpoint, which carries its own spec")
     return model_from_checkpoint(args.model, args.arch, size_of(args), args.data)
-
-
-def int8_model(loaded: Loaded, args: argparse.Namespace, target: str) -> Tuple[Any, str]:
-    """Calibrates as the arguments say, aloud if on scenes; the INT8 model and the source used."""
-    source = args.calib
-    if source is None:
-        source = default_source(loaded.spec.input_hw)
-        print(
-            f"note: no --calib given, so INT8 is calibrated on procedural scenes ({source}); "
-            "calibrate on your own frames for your own camera"
-        )
-    from gradseg.calibration.calibrate import Settings, int8_from_fp32
-    from gradseg.calibration.quantise import is_quantised
-
-    model = loaded.model
-    if is_quantised(model):
-        raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
-    if target == "cpu":
-        from gradseg.calibration.graph import Graph
-        from gradseg.export.passes.dense_groups import dense_groups
-        from gradseg.export.passes.rows_head import rows_head
-
-        graph = Graph(model)
-        dense_groups(graph)
-        rows_head(graph)
-        model = graph.to_model()
-    reduced = target == "cpu" and reduces_range(args.reduce_range)
-    settings = Settings(target, args.calib_method, args.calib_frames, args.power_of_two, reduced)
-
-    def progress(frames: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rcalibrating: {frames} frames", end="\n" if frames == args.calib_frames else "", file=sys.stderr)
-
-    return int8_from_fp32(model, source, settings, getattr(args, "threads", None), progress), source
-
-
-def reduces_range(choice: str) -> bool:
-    """What `--reduce-range` auto, on or off means on this machine."""
-    return choice == "on" or (choice == "auto" and int8_saturates())
-
-
-def verification_source(args: argparse.Namespace, calibrated_on: str) -> Tuple[str, str]:
-    """The frames that INT8 is verified on, and them in words: --data, else scenes of another seed, else the same."""
-    if args.data:
-        return args.data, f"of {args.data}"
-    other = other_scenes(calibrated_on)
-    if other is not None:
-        return other, f"of {other} (other scenes than the calibration's)"
-    return calibrated_on, f"of the calibration source, {calibrated_on}; --data verifies on other frames"
-
-
-def int8_lines(agreement: verify.Agreement, words: str, note: str = "") -> List[str]:
-    """What is said of the labels of INT8: the agreement, before it a warning if that is low."""
-    lines = [f"INT8: labels equal to FP32's on {agreement} {words}{note}"]
-    if agreement.fraction < ENOUGH:
-        lines.insert(
-            0,
-            f"warning: INT8 changes {100 * (1 - agreement.fraction):.1f} % of the labels; calibrate on frames of your "
-            "own camera (--calib), try another --calib-method, or keep FP32",
-        )
-    return lines
 
 
 def size_text(path: Path) -> str:

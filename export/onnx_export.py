@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 import onnx
-import onnxsim
 import torch
 
-from gradseg.calibration.graph import Graph, shapes_of
+from gradseg.calibration.graph import Graph
+from gradseg.export.deployment import deployment_from_logits, finished, simplified
 from gradseg.export.passes.fold_batchnorm import fold_batchnorm
-from gradseg.export.passes.fold_input import fold_input
-from gradseg.export.passes.label_head import label_head
 from gradseg.export.passes.relu_before_concat import relu_before_concat
 from gradseg.models import metadata
 from gradseg.models.checkpoint import Checkpoint
@@ -44,23 +42,7 @@ def onnx_from_checkpoint(
     model = simplified(graph.to_model())
     if not logits:
         return deployment_from_logits(model, spec)
-    return _finished(model, spec, metadata.LOGITS)
-
-
-def deployment_from_logits(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """float32 (1, 3, H, W), normalised as the spec says → logits becomes uint8 frame → uint8 labels."""
-    graph = Graph(model)
-    fold_batchnorm(graph)
-    relu_before_concat(graph)
-    fold_input(graph, spec)
-    label_head(graph, shapes_of(model)[model.graph.output[0].name])
-    return _finished(simplified(graph.to_model()), spec, metadata.DEPLOYMENT)
-
-
-def _finished(model: onnx.ModelProto, spec: ModelSpec, form: str) -> onnx.ModelProto:
-    metadata.set_metadata(model, {metadata.SPEC: spec.to_json(), metadata.FORMAT: form, metadata.PRECISION: "fp32"})
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return finished(model, spec, metadata.LOGITS)
 
 
 def onnx_from_torch(network: torch.nn.Module, spec: ModelSpec) -> onnx.ModelProto:
@@ -108,11 +90,3 @@ def _exportable(network: torch.nn.Module) -> torch.nn.Module:
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, _Shuffle(module.groups))
     return network
-
-
-def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """onnxsim's simplification, checked by it; tidied again, so that the weights hold only what is used."""
-    result, ok = onnxsim.simplify(model)
-    if not ok:
-        raise RuntimeError("onnxsim changed the outputs; please report this network")
-    return Graph(result).to_model()

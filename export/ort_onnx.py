@@ -9,11 +9,12 @@ from typing import Any, Dict, List
 import numpy as np
 
 from gradseg.calibration.graph import Graph
-from gradseg.calibration.quantise import count_quantised, is_quantised
+from gradseg.calibration.quantise import is_quantised
 from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
-from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, reduces_range, verification_source
+from gradseg.export.inputs import Loaded, frames_text
+from gradseg.export.int8 import int8_for, int8_lines, reduces_range, verification_source
 from gradseg.export.passes.rows_head import rows_head
 from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
@@ -58,25 +59,21 @@ def fp32_model(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
     return OrtModel(data, lines, {}, batches[0])
 
 
-def int8_for_cpu(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
-    """Calibrates and compares with FP32."""
+def int8_for_ort(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
+    """Quantises for `args.target` and compares with FP32. Timed is only what is made for this kind of device."""
     fp32 = _rows_form(loaded)
-    model, calibrated_on = int8_model(loaded, args, "cpu")
-    data = model.SerializeToString()
+    made = int8_for(loaded, args, args.target)
+    data = made.model.SerializeToString()
     where = f"{args.model} in INT8"
-    source, words = verification_source(args, calibrated_on)
+    source, words = verification_source(args, made.calibrated_on, loaded.spec.input_hw)
     batches = verify.verification_batches(source, loaded.spec.input_hw, 8)
     runners = {"FP32": OnnxRunner(fp32, args.model, args.threads), "INT8": OnnxRunner(data, where, args.threads)}
     agreement, warnings = verify.compare(
-        runners["INT8"].first, runners["FP32"].first, batches, where, lambda batch: scores_of(model, batch)
+        runners["INT8"].first, runners["FP32"].first, batches, where, lambda batch: scores_of(made.model, batch)
     )
-    packed, total = count_quantised(model)
-    lines = [
-        *warnings,
-        f"calibrated on {calibrated_on} ({args.calib_method}); {packed} of {total} convolutions in INT8",
-        *int8_lines(agreement, words),
-    ]
-    if reduces_range(args.reduce_range):
+    emulated = "" if args.target == "cpu" else f" (target {args.target}, emulated in ONNX Runtime on the CPU)"
+    lines = [*warnings, *made.lines, *int8_lines(agreement, words, emulated)]
+    if args.target == "cpu" and reduces_range(args.reduce_range):
         why = "asked for" if args.reduce_range == "on" else "this CPU has no VNNI, its INT8 kernels saturate otherwise"
         lines.append(f"reduced range: INT8 weights are within ±63 ({why})")
-    return OrtModel(data, lines, runners, batches[0])
+    return OrtModel(data, lines, runners if args.target == "cpu" else {}, batches[0])

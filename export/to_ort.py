@@ -24,6 +24,7 @@ from gradseg.export.inputs import (
 )
 from gradseg.models.errors import run_main
 
+TARGETS = ("cpu", "tidl", "trt")
 TIMED_ROUNDS = 12
 BUSY = 1.5  # median over fastest run above which something else was running
 
@@ -33,6 +34,12 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"))
     add_calibration_arguments(parser)
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        choices=TARGETS,
+        help="whom INT8 is for: cpu; tidl (int8, one power-of-two scale per tensor); trt (what to_trt.py builds from)",
+    )
     parser.add_argument(
         "--reduce-range",
         default="auto",
@@ -49,10 +56,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.onnx")
     check_out(args.model, out, (".onnx",))
     need_packages(args.model, "onnx", "onnxruntime")
-    from gradseg.export.ort_onnx import fp32_model, int8_for_cpu
+    from gradseg.export.ort_onnx import fp32_model, int8_for_ort
 
     loaded = load_any(args)
-    made = int8_for_cpu(loaded, args) if args.precision == "int8" else fp32_model(loaded, args)
+    made = int8_for_ort(loaded, args) if args.precision == "int8" else fp32_model(loaded, args)
     write_out(out, made.data)
     height, width = loaded.spec.input_hw
     print(f"wrote {out}: {size_text(out)}, {height}x{width}, {args.precision}")

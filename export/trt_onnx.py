@@ -6,11 +6,11 @@ import argparse
 from typing import Any, List, Tuple
 
 from gradseg.calibration.graph import Graph
-from gradseg.calibration.quantise import count_quantised
 from gradseg.calibration.sessions import OnnxRunner, scores_of
 from gradseg.calibration.sources import default_source
 from gradseg.export import verify
-from gradseg.export.inputs import Loaded, frames_text, int8_lines, int8_model, verification_source
+from gradseg.export.inputs import Loaded, frames_text
+from gradseg.export.int8 import int8_for, int8_lines, verification_source
 from gradseg.export.passes.to_half import to_half
 from gradseg.models import metadata
 
@@ -30,15 +30,10 @@ def half_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]
 
 def int8_trt_model(loaded: Loaded, args: argparse.Namespace) -> Tuple[Any, List[str]]:
     """The model with Q/DQ for TensorRT, and what to tell the user."""
-    model, calibrated_on = int8_model(loaded, args, "trt")
-    source, words = verification_source(args, calibrated_on)
-    agreement, warnings = _compared(loaded, model, source, args.model)
-    packed, total = count_quantised(model)
-    return model, [
-        *warnings,
-        f"calibrated on {calibrated_on} ({args.calib_method}); {packed} of {total} convolutions in INT8",
-        *int8_lines(agreement, words, f" ({EMULATED})"),
-    ]
+    made = int8_for(loaded, args, "trt")
+    source, words = verification_source(args, made.calibrated_on, loaded.spec.input_hw)
+    agreement, warnings = _compared(loaded, made.model, source, args.model)
+    return made.model, [*warnings, *made.lines, *int8_lines(agreement, words, f" ({EMULATED})")]
 
 
 def _compared(loaded: Loaded, model: Any, source: str, where: str) -> Tuple[verify.Agreement, List[str]]:

@@ -109,4 +109,10 @@ def read_spec(path: Union[str, Path]) -> ModelSpec:
     except ValueError as error:
         raise GradsegError(f"{found}: not JSON ({error})") from error
     inner = raw.get("spec", raw) if isinstance(raw, dict) else raw
+    short = isinstance(inner, dict) and not {"arch", "classes", "palette", "input_hw"} <= set(inner)
+    if short and {"mean", "std", "classes", "color_order"} & set(inner):
+        raise GradsegError(
+            f"{found}: describes a network in short, which the export scripts read; convert the network first, then "
+            f"run what comes out, which needs no --spec: python export/to_ort.py MODEL.onnx --spec {path} -o OUT.onnx"
+        )
     return ModelSpec.from_dict(inner, str(found))

@@ -88,7 +88,8 @@ class OrtEngine:
                 return shape
         raise GradsegError(
             f"{path}: output {output.name!r} is {output.type} {output.shape}; expected labels {labels[0]} of an "
-            f"integer type or float logits {logits} for the {self.spec.num_classes} classes of its spec"
+            f"integer type or float logits {logits} for the {self.spec.num_classes} classes of its spec; others are "
+            "converted by export/to_ort.py"
         )
 
     def _bind_input(self, array: np.ndarray[Any, Any]) -> None:
@@ -150,7 +151,8 @@ def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
     if beside is not None:
         return ModelSpec.from_dict(beside, f"{path}.json")
     raise GradsegError(
-        f"{path}: an ONNX file without GradSeg's metadata (no gradseg.spec); export it with python export/to_onnx.py, "
+        f"{path}: an ONNX file without GradSeg's metadata (no gradseg.spec); convert it: python export/to_ort.py "
+        f"{path} --mean A,B,C --std A,B,C --classes LIST -o OUT.onnx; "
         f'or describe it in {path.name}.json beside it: {{"spec": {{"arch": name, "classes": [names], "palette": '
         '[[r, g, b], …], "input_hw": [h, w], "mean": […], "std": […], "color_order": "rgb", "blocks": ""}} '
         "(run_video.py takes it with --spec FILE, too)"

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from export_toys import SCENES, checkpoint, exported, frames, one_torch_thread  # noqa: F401
 
-import gradseg.export.inputs as inputs
+import gradseg.export.int8 as int8
 import gradseg.export.to_ort as to_ort
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.export import verify
@@ -95,7 +95,7 @@ def test_int8_is_verified_on_other_scenes_and_low_agreement_warned_of(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [files / "net.onnx", "--precision", "int8", "--calib", SCENES, "--calib-frames", "2", "--no-timing"]
-    monkeypatch.setattr(inputs, "ENOUGH", 1.1)
+    monkeypatch.setattr(int8, "ENOUGH", 1.1)
     assert call(monkeypatch, *arguments, "--reduce-range", "on", "-o", tmp_path / "out.onnx") == 0
     said = capsys.readouterr().out
     assert f"of {SCENES},seed=1000 (other scenes than the calibration's)" in said
@@ -110,14 +110,14 @@ def test_int8_is_verified_on_other_scenes_and_low_agreement_warned_of(
 def test_reduce_range_follows_the_cpu_unless_told(
     monkeypatch: pytest.MonkeyPatch, choice: str, saturates: bool, expected: bool, forced: str, value: bool
 ) -> None:
-    monkeypatch.setattr(inputs, "int8_saturates", lambda: saturates)
-    assert inputs.reduces_range(choice) is expected
-    assert inputs.reduces_range(forced) is value
+    monkeypatch.setattr(int8, "int8_saturates", lambda: saturates)
+    assert int8.reduces_range(choice) is expected
+    assert int8.reduces_range(forced) is value
 
 
 @pytest.mark.parametrize("fraction, warned", [(0.949, True), (0.951, False)])
 def test_int8_lines_warn_below_95_percent(fraction: float, warned: bool) -> None:
-    lines = inputs.int8_lines(verify.Agreement(1000, int(1000 * fraction), 0, 1), "of x")
+    lines = int8.int8_lines(verify.Agreement(1000, int(1000 * fraction), 0, 1), "of x")
     assert lines[0].startswith("warning: INT8 changes 5.1 % of the labels") == warned
     assert len(lines) == 1 + warned
 

@@ -1,7 +1,7 @@
 """Pass: BatchNormalization becomes part of the convolutions before it.
 
 Needs: inference-form BatchNormalization nodes (one output) on NCHW tensors with constant parameters.
-Promises: none is left. A BatchNormalization is the affine map y = scale * x + shift per channel; it is pushed towards
+Promises: none is left but those to keep. It is the affine map y = scale * x + shift per channel; it is pushed towards
 the input through channel shuffles (permuted with them) and channel concats (split over the branches), and multiplied
 into the Conv or ConvTranspose that it meets. Where it meets anything else, or a tensor that others read too, it
 stays as a 1x1 depthwise convolution at that place, which engines run inside their own layouts.
@@ -12,7 +12,7 @@ ONNX Runtime on random parameters, and every architecture's logits.
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Collection, Optional, Tuple
 
 import numpy as np
 import onnx
@@ -20,9 +20,9 @@ import onnx
 from gradseg.calibration.graph import Graph, attribute
 
 
-def fold_batchnorm(graph: Graph) -> int:
-    """Applies the pass in place; returns the number of BatchNormalization nodes folded."""
-    found = [node for node in graph.nodes if node.op_type == "BatchNormalization"]
+def fold_batchnorm(graph: Graph, keep: Collection[str] = ()) -> int:
+    """Applies the pass in place; returns the number of BatchNormalization nodes folded. `keep`: outputs of others."""
+    found = [node for node in graph.nodes if node.op_type == "BatchNormalization" and node.output[0] not in keep]
     for node in found:
         gamma, beta, mean, var = (graph.weights[name].astype(np.float64) for name in node.input[1:5])
         scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
@@ -133,6 +133,8 @@ def channels(graph: Graph, tensor: str) -> Optional[int]:
         for value in graph.model.graph.input:
             if value.name == tensor and len(value.type.tensor_type.shape.dim) == 4:
                 return int(value.type.tensor_type.shape.dim[1].dim_value) or None
+        return None
+    if producer.op_type in ("Conv", "ConvTranspose") and producer.input[1] not in graph.weights:
         return None
     if producer.op_type == "Conv":
         return int(graph.weights[producer.input[1]].shape[0])

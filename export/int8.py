@@ -1,0 +1,208 @@
+"""A loaded FP32 model → INT8 for a target, as a script's arguments say. Needs onnx; no torch.
+
+Scales come, in this order, from quantisation-aware fine-tuning (they are in the checkpoint), from a ranges file, or
+from calibration on frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+
+from gradseg.calibration.cpu import int8_saturates
+from gradseg.calibration.graph import Graph
+from gradseg.calibration.int8 import Settings, calibrated, int8_from_calibrated, int8_model
+from gradseg.calibration.plan import plan_for
+from gradseg.calibration.quantise import count_quantised, is_quantised
+from gradseg.calibration.ranges import RangesFile
+from gradseg.calibration.repair import equalised
+from gradseg.calibration.sources import default_source, other_scenes
+from gradseg.export import verify
+from gradseg.export.inputs import Loaded
+from gradseg.export.passes.dense_groups import dense_groups
+from gradseg.export.passes.rows_head import rows_head
+from gradseg.export.qat_onnx import int8_from_qat
+from gradseg.models.errors import GradsegError
+
+ENOUGH = 0.95  # share of labels equal to FP32's below which INT8 comes with a warning
+
+
+@dataclass
+class Int8:
+    """model: onnx.ModelProto with Q/DQ. calibrated_on: the source, None for scales out of a file. lines: for people."""
+
+    model: Any
+    calibrated_on: Optional[str]
+    lines: List[str]
+
+
+def cpu_form(model: Any) -> Any:
+    """The FP32 model in the form that ONNX Runtime's INT8 kernels want; the names of its activations stay."""
+    graph = Graph(model)
+    dense_groups(graph)
+    rows_head(graph)
+    return graph.to_model()
+
+
+def form_for(target: str) -> Optional[Callable[[Any], Any]]:
+    """What to rewrite a model with before it is quantised for a target."""
+    return cpu_form if target == "cpu" else None
+
+
+def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
+    """INT8 as the arguments of `add_calibration_arguments` say; what cannot be combined is a GradsegError."""
+    if is_quantised(loaded.model):
+        raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
+    stored = loaded.info.get("quantisation")
+    if stored:
+        return _fine_tuned(loaded, args, target, stored)
+    reduced = target == "cpu" and reduces_range(getattr(args, "reduce_range", "off"))
+    settings = Settings(
+        target,
+        args.calib_method,
+        args.calib_frames,
+        args.power_of_two,
+        reduced,
+        equalise=not args.no_equalise,
+        bias_correction=not args.no_bias_correction,
+    )
+    made = _from_ranges(loaded, args, settings) if args.ranges else _from_frames(loaded, args, settings)
+    if args.max_drop is None:
+        return made.finished(made.build(()))
+    return _within(loaded, args, made, target)
+
+
+@dataclass
+class _Recipe:
+    """How to write the INT8 model with some layers (names of nodes) kept in float, and what is known of it."""
+
+    build: Callable[[Tuple[str, ...]], Any]
+    calibrated_on: Optional[str]
+    words: str
+    repairs: str
+
+    def finished(self, model: Any, lines: Sequence[str] = ()) -> Int8:
+        packed, total = count_quantised(model)
+        known = f"{self.words}; {packed} of {total} convolutions in INT8{self.repairs}"
+        return Int8(model, self.calibrated_on, [known, *lines])
+
+
+def _repairs(settings: Settings) -> str:
+    done = [
+        name
+        for name, there in (("equalised", settings.equalise), ("biases corrected", settings.bias_correction))
+        if there
+    ]
+    return f", {' and '.join(done)}" if done else ", no repair"
+
+
+def _from_frames(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> _Recipe:
+    source = args.calib
+    if source is None:
+        source = default_source(loaded.spec.input_hw)
+        print(
+            f"note: no --calib given, so INT8 is calibrated on procedural scenes ({source}); "
+            "calibrate on your own frames for your own camera"
+        )
+
+    def progress(frames: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rcalibrating: {frames} frames", end="\n" if frames == args.calib_frames else "", file=sys.stderr)
+
+    threads = getattr(args, "threads", None)
+    found = calibrated(
+        loaded.model, source, settings.frames, settings.equalise, threads, progress, skip_bad=args.skip_bad
+    )
+    form = form_for(settings.target)
+
+    def build(kept: Tuple[str, ...]) -> Any:
+        return int8_from_calibrated(found, dataclasses.replace(settings, keep_float=kept), form)
+
+    words = f"calibrated on {source} ({args.calib_method})"
+    return _Recipe(build, source, words, _repairs(settings))
+
+
+def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> _Recipe:
+    given = [name for name in ("calib", "no_equalise", "power_of_two", "skip_bad") if getattr(args, name)]
+    if given:
+        raise GradsegError(
+            f"--ranges {args.ranges}: takes the place of calibration, --{given[0].replace('_', '-')} does not go with "
+            "it; leave one out"
+        )
+    ranges = RangesFile.read(args.ranges)
+    ranges.check_belongs(loaded.model, Path(args.model).name)
+    settings = dataclasses.replace(
+        settings, method=ranges.method, power_of_two=ranges.power_of_two, equalise=ranges.equalised
+    )
+    base = equalised(loaded.model) if ranges.equalised else loaded.model
+    form = form_for(settings.target)
+    ready = base if form is None else form(base)
+    needed = plan_for(ready, settings.target).observed()
+    activations = ranges.quantisations(settings.target, needed)
+    edited = [entry.tensor for entry in ranges.entries.values() if entry.edited]
+    note = {"ranges": Path(args.ranges).name, **{key: ranges.data.get(key) for key in ("source", "frames")}}
+
+    def build(kept: Tuple[str, ...]) -> Any:
+        chosen = dataclasses.replace(settings, keep_float=kept)
+        return int8_model(base, activations, ranges.channel_means, chosen, form, note)
+
+    words = f"ranges from {args.ranges} ({ranges.method}, calibrated on {ranges.data.get('source')}"
+    words += f", {len(edited)} edited by hand)" if edited else ")"
+    return _Recipe(build, None, words, _repairs(settings))
+
+
+def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: Mapping[str, Any]) -> Int8:
+    if stored.get("target") != target:
+        raise GradsegError(
+            f"{args.model}: was fine-tuned for INT8 of target {stored.get('target')}, not {target}; give its base "
+            "checkpoint, or fine-tune for this target: python train/finetune.py CKPT --target " + target
+        )
+    for name in ("ranges", "calib", "max_drop"):
+        if getattr(args, name) is not None:
+            raise GradsegError(
+                f"{args.model}: holds the scales that it was fine-tuned with; --{name.replace('_', '-')} does not go "
+                "with them; leave it out, or give the base checkpoint"
+            )
+    form = form_for(target)
+    model = int8_from_qat(loaded.model if form is None else form(loaded.model), stored)
+    recipe = _Recipe(lambda kept: model, None, "scales from quantisation-aware fine-tuning", "")
+    return recipe.finished(model)
+
+
+def _within(loaded: Loaded, args: argparse.Namespace, made: _Recipe, target: str) -> Int8:
+    """Layers go back to float until at most --max-drop points of mIoU are lost on --data."""
+
+    raise NotImplementedError
+
+
+def reduces_range(choice: str) -> bool:
+    """What `--reduce-range` auto, on or off means on this machine."""
+    return choice == "on" or (choice == "auto" and int8_saturates())
+
+
+def verification_source(args: argparse.Namespace, calibrated_on: Optional[str], hw: Tuple[int, int]) -> Tuple[str, str]:
+    """The frames that INT8 is verified on, and them in words: --data, else scenes of another seed, else the same."""
+    if args.data:
+        return args.data, f"of {args.data}"
+    if calibrated_on is None:  # scales out of a file: scenes that it was not made with
+        calibrated_on = default_source(hw)
+    other = other_scenes(calibrated_on)
+    if other is not None:
+        return other, f"of {other} (other scenes than the calibration's)"
+    return calibrated_on, f"of the calibration source, {calibrated_on}; --data verifies on other frames"
+
+
+def int8_lines(agreement: verify.Agreement, words: str, note: str = "") -> List[str]:
+    """What is said of the labels of INT8: the agreement, before it a warning if that is low."""
+    lines = [f"INT8: labels equal to FP32's on {agreement} {words}{note}"]
+    if agreement.fraction < ENOUGH:
+        lines.insert(
+            0,
+            f"warning: INT8 changes {100 * (1 - agreement.fraction):.1f} % of the labels; calibrate on frames of your "
+            "own camera (--calib), try another --calib-method, or keep FP32",
+        )
+    return lines
