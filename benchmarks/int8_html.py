@@ -1,0 +1,193 @@
+"""An INT8 comparison as one HTML page: no script, no network, every text from outside escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradseg.benchmarks.int8_figures import Picture
+from gradseg.benchmarks.int8_tables import (
+    Markup,
+    by_name,
+    classes_table,
+    escaped,
+    overview,
+    percent,
+    points,
+    repairs_table,
+    sparsity_text,
+    tag,
+    variants_table,
+)
+from gradseg.benchmarks.int8_variants import EMULATED
+from gradseg.calibration.targets import TARGETS
+
+BUDGET = 0.5  # points of mIoU that INT8 may cost
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 76rem; margin: 0 auto;
+  padding: 1.5rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.35rem; margin-top: 3rem; border-top: 2px solid #d5dae0;
+  padding-top: 1rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
+a { color: #1f4f8f; } .note { color: #4a5361; } .bad { color: #9a2a10; font-weight: 600; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .4rem 0; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child, td.text { text-align: left; } thead th { border-bottom: 2px solid #aab3bf;
+  vertical-align: bottom; white-space: normal; }
+tr.best th, tr.best td { background: #eaf3ec; } tr.float th, tr.float td { background: #f3f5f8; }
+figure { margin: 1rem 0; } figcaption { color: #4a5361; font-size: .8125rem; } img { max-width: 100%; height: auto; }
+.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem; margin: 0 0 1.5rem; }
+.frames figure { margin: 0; } .frames img { width: 100%; display: block; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; font-size: .8125rem; }
+.legend span { display: inline-block; width: .9rem; height: .9rem; border: 1px solid #888; vertical-align: -.1rem;
+  margin-right: .3rem; }
+pre { background: #f3f5f8; padding: .8rem; overflow-x: auto; font-size: .8125rem; }
+@media print { h2 { break-before: page; } figure, tr { break-inside: avoid; } }
+"""
+
+
+@dataclass
+class Section:
+    """One model on the page. row: its entry in the JSON. frames: rows of pictures, as `frame_pictures` gives them."""
+
+    row: Mapping[str, Any]
+    drops: Picture
+    histograms: Sequence[Picture] = ()
+    frames: Sequence[Sequence[Picture]] = ()
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = field(default_factory=tuple)
+
+
+def page(sections: Sequence[Section], conditions: Mapping[str, Any]) -> str:
+    """The whole document. `conditions`: as in the JSON."""
+    names = [str(section.row["model"]) for section in sections]
+    links = Markup(" · ".join(f'<a href="#m{i}">{escaped(name)}</a>' for i, name in enumerate(names)))
+    evaluated = f"{conditions.get('frames')} labelled frames of {conditions.get('data')}"
+    parts = [
+        tag("h1", "What INT8 costs"),
+        tag("p", f"Measured on {evaluated}, INT8 calibrated on {conditions.get('calib')}."),
+        tag("p", Markup(f"Models: {links} · <a href='#conditions'>conditions</a>")),
+        tag(
+            "p",
+            f"cpu variants ran in ONNX Runtime on this machine, kernels and all. trt and tidl variants are {EMULATED}; "
+            "their speed is that of their device, and their size that of the ONNX file. The best were chosen on "
+            "the same frames, so differences of a tenth of a point between methods mean little.",
+            "note",
+        ),
+        overview([section.row for section in sections]),
+        *(model_part(section, f"m{index}") for index, section in enumerate(sections)),
+        '<section id="conditions">',
+        tag("h2", "Conditions"),
+        tag("pre", json.dumps(conditions, indent=2, ensure_ascii=False)),
+        "</section>",
+    ]
+    title = escaped(f"INT8: {', '.join(names)}")
+    head = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style></head>'
+    )
+    return f"{head}\n<body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+
+
+def figure(picture: Picture) -> str:
+    image = f'<img src="{escaped(picture.uri)}" alt="{escaped(picture.alt)}">'
+    return f"<figure>{image}<figcaption>{escaped(picture.caption)}</figcaption></figure>"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "<ul>" + "".join(tag("li", line) for line in lines) + "</ul>"
+
+
+def verdicts(row: Mapping[str, Any]) -> list[str]:
+    """A model's row in words: for each target the best variant, what it costs, and whether it is worth it here."""
+    known, lines = by_name(row), []
+    for target in TARGETS:
+        best = known.get(str(row["best"][target]))
+        if best is None:
+            lines.append(f"{target}: every variant failed.")
+            continue
+        worst = best["worst_class"]
+        text = (
+            f"{target}: best is “{best['name']}” with {percent(best['miou'])} % mIoU, {_lost(best['drop_points'])} "
+            f"(worst class: {worst['name']}, {points(worst['change_points'])}); {percent(best['agreement'])} % of the "
+            f"labels are float's."
+        )
+        naive = next((each for each in known.values() if each["naive"] and each["target"] == target), best)
+        if naive is best:
+            text += " It is the naive one: this network needs no care on these frames."
+        elif "error" not in naive:
+            text += f" Naive INT8: {_lost(naive['drop_points'])}."
+        untuned = known.get(str(row["best"]["tidl_ptq"])) if target == "tidl" and best["qat"] else None
+        if untuned is not None:
+            text += f" Without fine-tuning the best is “{untuned['name']}”: {_lost(untuned['drop_points'])}."
+        lines.append(f"{text} {_worth(row, best)}")
+    return lines
+
+
+def _lost(drop: float) -> str:
+    if abs(drop) < 0.005:
+        return "as good as float"
+    return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} float"
+
+
+def _worth(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    base = row["float"]
+    cheap = best["drop_points"] <= BUDGET
+    cost = f"It costs {'no more' if cheap else 'more'} than {BUDGET:g} points"
+    size = f"the file has {100 * best['size_bytes'] / base['size_bytes']:.0f} % of float's size"
+    if best["target"] != "cpu":
+        return f"{cost}; {size}; its speed has to be measured on the device."
+    if "latency_ms" not in best or "latency_ms" not in base:
+        return f"{cost}; {size}; latency was not measured."
+    if not row.get("latency_reliable", True):
+        return f"{cost}; {size}; no verdict on speed, the machine was busy while it was measured."
+    ratio = best["latency_ms"] / base["latency_ms"]
+    if ratio >= 1:
+        return f"{cost}; {size}; it takes {ratio:.2f} of float's time, so float is the better choice on this machine."
+    worth = "worth it on this machine" if cheap else "a trade of accuracy for speed on this machine"
+    return f"{cost}; {size}; it takes {ratio:.2f} of float's time: {worth}."
+
+
+def model_part(section: Section, anchor: str) -> str:
+    """One model's part of the page."""
+    row = section.row
+    about = f"{row['file']} (sha256 {row['sha256'][:16]}…), input {row['input_hw'][0]}x{row['input_hw'][1]}"
+    if row.get("sparsity"):
+        about += f", {sparsity_text(row['sparsity'])}"
+    failed = [f"{each['name']} failed: {each['error']}" for each in row["variants"] if "error" in each]
+    calibration = row["calibration"]
+    known = f"{calibration['frames']} frames of {calibration['source']}."
+    parts = [
+        f'<section id="{anchor}">',
+        tag("h2", str(row["model"])),
+        tag("p", about, "note"),
+        bullets(verdicts(row)),
+        *(tag("p", line, "bad") for line in failed),
+        figure(section.drops),
+        variants_table(row),
+        tag("h3", "Per class"),
+        classes_table(row),
+        tag("h3", "What each repair does"),
+        repairs_table(row),
+        tag("h3", "Worst tensors"),
+        *(figure(picture) for picture in section.histograms),
+        tag("h3", "Frames"),
+        tag("p", "Labels over the frame; in the pictures in grey, the pixels whose label changed are magenta."),
+        legend(section.legend),
+        *('<div class="frames">' + "".join(figure(p) for p in line) + "</div>" for line in section.frames),
+        tag("h3", "Calibration"),
+        tag("p", known + ("" if calibration["warnings"] else " Nothing is wrong with them.")),
+        bullets(calibration["warnings"]) if calibration["warnings"] else "",
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def legend(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> str:
+    items = "".join(
+        f'<li><span style="background:rgb({r},{g},{b})"></span>{escaped(name)}</li>' for name, (r, g, b) in classes
+    )
+    return f'<ul class="legend">{items}</ul>'

@@ -1,0 +1,179 @@
+"""What INT8 costs: float against every variant for every target, as JSON and as one HTML page.
+
+    python calibration/report.py CKPT... --data camvid:DIR --calib camvid:DIR --json int8.json --html int8.html
+
+Networks are checkpoints (.pth) or FP32 ONNX files, foreign ones too. Checkpoints fine-tuned for INT8 are variants of
+the network they were made from; those in its folder are taken along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+
+from gradseg.benchmarks import int8_figures, int8_html
+from gradseg.benchmarks.int8_models import Subject, check_classes, subjects_from
+from gradseg.benchmarks.int8_recipes import Options
+from gradseg.benchmarks.int8_variants import EMULATED, measured, steps_of
+from gradseg.calibration.accuracy import Frames
+from gradseg.calibration.cpu import int8_saturates
+from gradseg.calibration.sources import default_source, open_frames
+from gradseg.data.base import Dataset
+from gradseg.data.specs import GRAMMAR, open_data
+from gradseg.export.foreign_spec import add_foreign_arguments
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import check_writable, refuse_inputs, write_json, write_text
+from gradseg.runtime.conditions import conditions, usable_cores
+from gradseg.runtime.engine import check_threads
+
+SHOWN = 5  # frames side by side
+Tick = Callable[[str], None]
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="CKPT", help="checkpoint (.pth) or FP32 ONNX model (.onnx)")
+    parser.add_argument("--data", required=True, help=f"labelled frames to measure on: {GRAMMAR}")
+    parser.add_argument("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video")
+    parser.add_argument("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
+    parser.add_argument(
+        "--limit", type=int, help="measure on at most this many frames, evenly spread; they are in memory"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; by default ONNX Runtime chooses")
+    parser.add_argument(
+        "--samples", type=int, default=50, help="timed frames per engine, 0 for no latency (default 50)"
+    )
+    parser.add_argument("--no-qat", action="store_true", help="leave out fine-tuned checkpoints that are not named")
+    parser.add_argument(
+        "--reduce-range",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="INT8 weights within ±63 for cpu; auto: where this CPU's kernels would saturate",
+    )
+    parser.add_argument("--json", type=Path, required=True, help="write the figures here")
+    parser.add_argument("--html", type=Path, required=True, help="write the page here")
+    add_foreign_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    _check(args)
+    data = open_data(args.data, args.limit)
+    if args.calib:
+        open_frames(args.calib, args.calib_frames)
+    subjects = subjects_from(args.models, args, pick_up=not args.no_qat)
+    check_classes(subjects, data)
+    if args.calib is None:
+        print("note: no --calib given, so INT8 is calibrated on procedural scenes; give frames of your own camera")
+    sections = _sections(subjects, data, args)
+    command = shlex.join(["python", "calibration/report.py", *(sys.argv[1:] if argv is None else argv)])
+    known = conditions(
+        threads=args.threads or usable_cores(),
+        data=args.data,
+        frames=len(data),
+        limit=args.limit,
+        calib=args.calib or "procedural scenes",
+        calib_frames=args.calib_frames,
+        reduce_range=_reduces(args),
+        emulation={"trt": EMULATED, "tidl": EMULATED},
+        command=command,
+    )
+    models = [section.row for section in sections]
+    text = int8_html.page(sections, known)
+    write_json(args.json, {"models": models, "conditions": known})
+    write_text(args.html, text)
+    return _tell(models, args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be said before any work."""
+    inputs = [*args.models, *([args.spec] if args.spec else [])]
+    for path, option, suffixes in ((args.json, "--json", (".json",)), (args.html, "--html", (".html", ".htm"))):
+        refuse_inputs(path, inputs, option)
+        if path.suffix.lower() not in suffixes and not path.is_dir():
+            raise GradsegError(f"{option} {path}: expected a name that ends in {suffixes[0]}")
+        check_writable(path)
+    if args.samples < 0:
+        raise GradsegError(f"--samples {args.samples}: expected 0 (no latency) or more")
+    check_threads(args.threads)
+    int8_figures.new_figure(1, 1)
+
+
+def _reduces(args: argparse.Namespace) -> bool:
+    return bool(args.reduce_range == "on" or (args.reduce_range == "auto" and int8_saturates()))
+
+
+def _sections(subjects: Sequence[Subject], data: Dataset, args: argparse.Namespace) -> List[int8_html.Section]:
+    sections: List[int8_html.Section] = []
+    frames: Optional[Frames] = None
+    steps = sum(steps_of(each) + 1 for each in subjects)
+    with tempfile.TemporaryDirectory(prefix="gradseg-int8-") as folder, _progress(steps) as tick:
+        for index, subject in enumerate(subjects):
+            spec = subject.loaded.spec
+            if frames is None or frames.spec.input_hw != spec.input_hw:
+                frames = Frames(data, spec)
+            place = Path(folder) / str(index)
+            place.mkdir()
+            try:
+                sections.append(_section(subject, frames, args, place, tick))
+            except GradsegError as error:  # what comes from deep inside does not know which network it was
+                raise GradsegError(f"{subject.path}: {error}", error.exit_code) from error
+    return sections
+
+
+def _section(subject: Subject, frames: Frames, args: argparse.Namespace, folder: Path, tick: Tick) -> int8_html.Section:
+    """Measures one network and draws it; what is kept of it is small."""
+    spec = subject.loaded.spec
+    calib = args.calib or default_source(spec.input_hw)
+    options = Options(calib, args.calib_frames, args.threads, _reduces(args), args.samples)
+    found = measured(subject, frames, args.data, options, folder, tick)
+    best: Dict[str, Any] = found.row["best"]
+    shown = [name for name in dict.fromkeys((best["cpu"], best["tidl"])) if name is not None]
+    tick("pictures")
+    return int8_html.Section(
+        found.row,
+        int8_figures.drops_picture(found.row),
+        [picture for target in ("cpu", "tidl") for picture in int8_figures.worst_tensors(found, target)],
+        int8_figures.frame_pictures(found, frames, shown, SHOWN, args.threads),
+        tuple(zip(spec.classes, spec.palette)),
+    )
+
+
+@contextlib.contextmanager
+def _progress(steps: int) -> Iterator[Tick]:
+    """A bar on stderr, if that is a terminal; gives what to call with a few words before each step."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:  # the report does without it
+        yield lambda text: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=steps, completed=-1)
+        yield lambda text: bars.update(task, description=text, advance=1)
+
+
+def _tell(models: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> int:
+    """Prints the verdicts and where the files are; 1 if a variant failed."""
+    failed = 0
+    for row in models:
+        print(f"{row['model']}: float {100 * row['float']['miou']:.2f} % mIoU")
+        for line in [*int8_html.verdicts(row), *(f"warning: {text}" for text in row["calibration"]["warnings"])]:
+            print(f"  {line}")
+        failed += sum("error" in each for each in row["variants"])
+    print(f"wrote {args.json} and {args.html}")
+    if failed:
+        print(f"error: {failed} variants failed; they are named above and in {args.json}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_main(main)
