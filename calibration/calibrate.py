@@ -75,7 +75,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     ranges.write(out)
     for line in report_lines(args, ranges):
         print(line)
-    print(f"wrote {out}; use it: python export/to_ort.py {args.model} --precision int8 --ranges {out}")
+    described = " (and the options that describe the network, as here)" if loaded.notes else ""
+    print(f"wrote {out}; use it: python export/to_ort.py {args.model} --precision int8 --ranges {out}{described}")
     return 0
 
 

@@ -67,12 +67,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     source = Path(args.model)
     out = Path(args.out) if args.out else source.with_suffix(".plan")
-    beside = out.with_suffix(".onnx")
     check_out(args.model, out, (".plan", ".engine"))
     targets = [target.lower().replace("sm_", "sm") for target in args.compute_capability]
     library, missing = _library_or_reason(bool(targets))
     check_targets(library, targets)
     prepared = prepare(args, library is None or strongly_typed(*library))
+    if not args.out and out.with_suffix(".onnx") == source and source.read_bytes() != prepared.data:
+        out = source.with_suffix(f".{prepared.precision}.plan")  # the ONNX beside it is another one than the input
+        check_out(args.model, out, (".plan", ".engine"))
+    beside = out.with_suffix(".onnx")
     _check_beside(beside, source, prepared)
     for note in prepared.notes:
         print(note)

@@ -143,13 +143,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == [] and sorted(files.iterdir()) == before
 
 
-def test_a_plan_would_overwrite_its_fp32_input(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_of_an_onnx_file_gets_another_name_and_never_its_inputs(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "net.onnx"
     source.write_bytes((files / "net.onnx").read_bytes())
     before = source.read_bytes()
+    options = ["--precision", "int8", "--calib", SCENES, "--calib-frames", "1", "--data", SCENES]
     with pytest.raises(GradsegError, match="would overwrite its own input; name another plan with -o"):
-        call(monkeypatch, source, "--precision", "int8", "--calib", SCENES, "--calib-frames", "1", "--data", SCENES)
+        call(monkeypatch, source, *options, "-o", tmp_path / "net.plan")
     assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]
+    find_rtx()
+    assert call(monkeypatch, source, *options, "--compute-capability", "sm89") == 0
+    names = {"net.onnx", "net.int8.onnx", "net.int8.plan", "net.int8.plan.json"}
+    assert source.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_onnx_without_metadata_says_how_to_give_it(
