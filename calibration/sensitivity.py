@@ -1,0 +1,215 @@
+"""Which layers INT8 hurts: quantises one at a time and ranks them by what that costs.
+
+python calibration/sensitivity.py ckpt.pth --data camvid:DIR --calib camvid:DIR --target tidl --json F --plot F.png
+
+Per layer: the change of mIoU and of the class that loses most, the labels that change, and signal to quantisation noise
+of the layer's output and of the network's scores. Without labels (an image folder, a video) there is no mIoU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from gradseg.calibration.accuracy import Frames
+from gradseg.calibration.int8 import Settings, calibrated
+from gradseg.calibration.layers import Int8Parts
+from gradseg.calibration.observers import METHODS
+from gradseg.calibration.plots import new_figure, plot_ranking
+from gradseg.calibration.quantise import is_quantised
+from gradseg.calibration.ranges import RangesFile
+from gradseg.calibration.ranking import Effect, Ranking, ranking
+from gradseg.calibration.repair import equalised
+from gradseg.calibration.sources import DATA_SPECS, GRAMMAR, default_source, open_frames
+from gradseg.calibration.targets import TARGETS
+from gradseg.data.specs import open_data
+from gradseg.export.foreign_spec import add_foreign_arguments
+from gradseg.export.inputs import Loaded, load_any, need_packages
+from gradseg.export.int8 import form_for, reduces_range
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import check_writable, refuse_inputs, require_file, sha256_of, write_json
+from gradseg.models.spec import ModelSpec
+from gradseg.runtime.conditions import conditions, usable_cores
+from gradseg.runtime.engine import check_threads
+from gradseg.runtime.preprocess import Preprocessor
+
+LIMIT, TOP = 24, 20
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint (.pth) or FP32 ONNX model (.onnx)")
+    parser.add_argument("--data", required=True, help=f"frames to measure on, labelled ones for mIoU: {GRAMMAR}")
+    parser.add_argument(
+        "--limit", type=int, default=LIMIT, metavar="N", help=f"at most N of them, evenly spread (default {LIMIT})"
+    )
+    parser.add_argument("--target", default="cpu", choices=tuple(TARGETS), help="whom INT8 is for (default cpu)")
+    parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"layers printed (default {TOP})")
+    parser.add_argument("--json", type=Path, metavar="F", help="write all layers here")
+    parser.add_argument("--plot", type=Path, metavar="F", help="write a plot here, .png")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default ONNX Runtime chooses")
+    parser.add_argument("--arch", help="architecture of a bare state dict")
+    parser.add_argument("--size", help="input size HEIGHTxWIDTH in place of the checkpoint's")
+    add = parser.add_argument_group("INT8").add_argument
+    add("--calib", metavar="SOURCE", help="frames to calibrate on (default: scenes:)")
+    add("--calib-frames", type=int, default=32, metavar="N", help="at most this many, evenly spread (default 32)")
+    add("--method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
+    add("--ranges", metavar="F", help="ranges.json of calibration/calibrate.py in place of calibrating")
+    add("--power-of-two", action="store_true", help="activation scales as powers of two")
+    add("--no-equalise", action="store_true", help="no cross-layer equalisation of weights")
+    add("--no-bias-correction", action="store_true", help="no correction of biases for the weights' rounding")
+    add("--reduce-range", default="auto", choices=("auto", "on", "off"), help="weights within ±63, as in to_ort.py")
+    add_foreign_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    check(args)
+    labelled = args.data.startswith(DATA_SPECS)
+    data = open_data(args.data, args.limit) if labelled else None
+    loaded = load_any(args)
+    if is_quantised(loaded.model):
+        raise GradsegError(f"{args.model}: is INT8 already; give its FP32 form or its checkpoint")
+    if loaded.info.get("quantisation"):
+        raise GradsegError(
+            f"{args.model}: was fine-tuned for INT8, its layers have made up for each other; give its base checkpoint"
+        )
+    shown = batches(args.data, args.limit, loaded.spec) if data is None else Frames(data, loaded.spec)
+    if data is None:
+        print(f"note: {args.data} has no labels: no mIoU, only the labels that change and signal to noise")
+    parts, source = parts_from(loaded, args)
+    found = ranking(parts, shown, args.threads, progress(len(parts.layers()) + 1))
+    title = f"{Path(args.model).name}, target {args.target}, {source}"
+    for line in table(found, title, args):
+        print(line)
+    if args.json:
+        write_json(args.json, document(found, parts.settings, args, source))
+        print(f"wrote {args.json}")
+    if args.plot:
+        plot_ranking(found, title, args.plot)
+        print(f"wrote {args.plot}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises GradsegError for what can be known to fail before any work is done."""
+    require_file(args.model, "a checkpoint (.pth) or an ONNX model (.onnx)")
+    inputs = [path for path in (args.model, f"{args.model}.json", args.ranges, args.spec, args.classes) if path]
+    for path, option, suffix in ((args.json, "--json", ".json"), (args.plot, "--plot", ".png")):
+        if path is None:
+            continue
+        refuse_inputs(path, inputs, option)
+        if path.suffix.lower() != suffix and not path.is_dir():
+            raise GradsegError(f"{option} {path}: expected a name that ends in {suffix}")
+        check_writable(path)
+    for option, value in (("--limit", args.limit), ("--top", args.top), ("--calib-frames", args.calib_frames)):
+        if value < 1:
+            raise GradsegError(f"{option} {value}: expected 1 or more")
+    given = [name for name in ("calib", "no_equalise", "power_of_two") if getattr(args, name)]
+    if args.ranges and given:
+        name = given[0].replace("_", "-")
+        raise GradsegError(f"--ranges {args.ranges}: takes the place of calibration; leave --{name} or it out")
+    check_threads(args.threads)
+    need_packages(args.model, "onnx", "onnxruntime")
+    if args.plot:
+        new_figure(1, 1)
+
+
+def batches(source: str, limit: int, spec: ModelSpec) -> List[Any]:
+    """Preprocessed frames without labels, uint8 BGR (1, h, w, 3)."""
+    prepare = Preprocessor(spec.input_hw)
+    return [prepare(frame).copy() for frame in open_frames(source, limit)]
+
+
+def parts_from(loaded: Loaded, args: argparse.Namespace) -> Tuple[Int8Parts, str]:
+    """What is needed to quantise any part of the model, and in words what the scales come from."""
+    reduced = args.target == "cpu" and reduces_range(args.reduce_range)
+    settings = Settings(
+        args.target,
+        args.method,
+        args.calib_frames,
+        args.power_of_two,
+        reduced,
+        equalise=not args.no_equalise,
+        bias_correction=not args.no_bias_correction,
+    )
+    form = form_for(args.target)
+    if args.ranges:
+        ranges = RangesFile.read(args.ranges)
+        ranges.check_belongs(loaded.model, Path(args.model).name)
+        base = equalised(loaded.model) if ranges.equalised else loaded.model
+        settings = replace(settings, method=ranges.method, equalise=ranges.equalised)
+        parts = Int8Parts(base, ranges.quantisations(args.target), ranges.channel_means, settings, form)
+        ranges.quantisations(args.target, parts.whole.observed())
+        return parts, f"ranges from {args.ranges}"
+    source = args.calib or default_source(loaded.spec.input_hw)
+    if args.calib is None:
+        print(f"note: no --calib given, so INT8 is calibrated on procedural scenes ({source})")
+    known = calibrated(loaded.model, source, args.calib_frames, settings.equalise, args.threads)
+    return Int8Parts.of(known, settings, form), f"{args.method} on {known.statistics.frames} frames of {source}"
+
+
+def progress(total: int) -> Any:
+    """Says on a terminal how far it is."""
+    done = 0
+
+    def tick(name: str) -> None:
+        nonlocal done
+        done += 1
+        if sys.stderr.isatty():
+            line = f"{done} of {total}: {name}"[:78]
+            print(f"\r{line:<78}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return tick
+
+
+def table(found: Ranking, title: str, args: argparse.Namespace) -> List[str]:
+    """The worst layers, for people."""
+    whole = f"all layers in INT8: {100 * (1 - found.int8_agreement):.2f} % of the labels change"
+    if found.base is not None and found.int8 is not None:
+        worst = found.int8.worst_class(found.base)
+        whole = f"float {100 * found.base.miou:.2f} % mIoU; {whole}, mIoU {_points(found.int8.miou - found.base.miou)}"
+        whole += f" points, {worst[0]} {worst[1]:+.2f}"
+    lines = [
+        f"{title}; one layer in INT8 at a time, {found.frames} frames of {args.data}",
+        whole,
+        f"{'mIoU':>7}{'labels':>9}{'SQNR':>8}{'scores':>8}{'worst class':>22}{'MMAC':>9}  layer",
+        f"{'points':>7}{'changed':>9}{'dB':>8}{'dB':>8}{'points':>22}{'':>9}",
+    ]
+    lines += [_line(effect) for effect in found.effects[: args.top]]
+    left = len(found.effects) - args.top
+    return lines if left <= 0 else [*lines, f"… and {left} layers that matter less (--top, --json)"]
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}"
+
+
+def _line(effect: Effect) -> str:
+    change = "-" if effect.miou_change is None else f"{effect.miou_change:+.3f}"
+    worst = "-" if effect.worst_class is None else f"{effect.worst_class[0]} {effect.worst_class[1]:+.2f}"
+    decibels = ["-" if value is None else f"{value:.1f}" for value in (effect.sqnr_db, effect.scores_sqnr_db)]
+    changed = f"{100 * (1 - effect.agreement):.3f} %"
+    work = f"{effect.layer.macs / 1e6:.1f}"
+    return f"{change:>7}{changed:>9}{decibels[0]:>8}{decibels[1]:>8}{worst:>22}{work:>9}  {effect.layer.name}"
+
+
+def document(found: Ranking, settings: Settings, args: argparse.Namespace, source: str) -> Dict[str, Any]:
+    """The JSON: what was measured, on what, and every layer."""
+    return {
+        "model": {"file": Path(args.model).name, "sha256": sha256_of(args.model)},
+        "target": settings.target,
+        "calibration": source,
+        "repair": {"equalise": settings.equalise, "bias_correction": settings.bias_correction},
+        "data": args.data,
+        **found.to_json(),
+        "conditions": conditions(threads=args.threads or usable_cores()),
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)
