@@ -147,7 +147,7 @@ def _write(found: Measured, name: str, model: Any, folder: Path) -> Path:
 
 def runner_of(path: Path, target: str, threads: Optional[int]) -> OnnxRunner:
     """A variant ready to run: `cpu` (and float) with ONNX Runtime's kernels, the others exactly as written."""
-    return OnnxRunner(path.read_bytes(), path.name, threads, optimise=target == "cpu")
+    return OnnxRunner(path.read_bytes(), path.name, threads, integers=target == "cpu")
 
 
 def _scored_float(frames: Frames, path: Path, threads: Optional[int]) -> tuple[Score, list[np.ndarray[Any, Any]]]:

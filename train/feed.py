@@ -106,5 +106,15 @@ class Feeder:
         for row, index in enumerate(indices):
             rng = np.random.default_rng([self.seed, self.epoch, index, row])
             images[row], labels[row] = random_crop(self.data[index], self.crop_hw, self.how, rng)
+        return self._inputs(images), torch.from_numpy(labels).long()
+
+    def _inputs(self, images: np.ndarray[Any, Any]) -> Tensor:
         x = torch.from_numpy(normalised_chw(images, self.spec))
-        return x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels).long()
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class PixelFeeder(Feeder):
+    """The same batches for a deployment-form network: uint8 BGR (N, h, w, 3), int64 labels (N, h, w)."""
+
+    def _inputs(self, images: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(images)

@@ -11,39 +11,20 @@ from typing import Any, Optional, Sequence
 
 import torch
 
-from gradseg.data.base import Dataset, Sample, Subset, spread
-from gradseg.data.specs import GRAMMAR, open_data
+from gradseg.data.base import Dataset
+from gradseg.data.specs import GRAMMAR
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
 from gradseg.models.spec import ARCHS, STRIDE, parse_size, size_problem, spec_for
 from gradseg.runtime.engine import check_threads
-from gradseg.runtime.preprocess import Preprocessor, resize_labels
 from gradseg.train.augment import PRESETS
 from gradseg.train.feed import Cached
 from gradseg.train.losses import WEIGHTINGS
+from gradseg.train.records import prepare_folder
 from gradseg.train.schedules import ALPHA_SCHEDULES
+from gradseg.train.sets import HOLD_OUT, Resized, open_sets
 from gradseg.train.settings import PRECISIONS, FitSettings
 from gradseg.train.trainer import FitResult, Trainer, make_fabric
-
-HOLD_OUT = 10  # without --val every tenth frame is held out
-
-
-class Resized(Dataset):
-    """Samples brought to the network's size as the runtime does it: frames bilinearly, labels by nearest neighbour."""
-
-    def __init__(self, base: Dataset, size_hw: tuple[int, int]) -> None:
-        self.base, self.size_hw = base, size_hw
-        self.classes, self.palette = base.classes, base.palette
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.base[index]
-        if sample.label.shape == self.size_hw:
-            return sample
-        image = Preprocessor(self.size_hw)(sample.image)[0]
-        return Sample(image, resize_labels(sample.label, self.size_hw), sample.name)
 
 
 def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optional[int] = None) -> FitResult:
@@ -54,7 +35,7 @@ def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optiona
     check_threads(threads)
     if threads is not None:
         torch.set_num_threads(threads)
-    train, val = open_sets(settings)
+    train, val = open_sets(settings.data, settings.val, settings.limit, settings.val_limit)
     settings = with_sizes(settings, train)
     spec = spec_for(settings.arch, train.classes, train.palette, settings.size or (0, 0))
     prepare_folder(out, resume)
@@ -68,27 +49,6 @@ def fit(settings: FitSettings, out: Path, resume: bool = False, threads: Optiona
         if trainer.started and not resume:
             print(trainer.started, flush=True)
     return trainer.run()
-
-
-def open_sets(settings: FitSettings) -> tuple[Dataset, Dataset]:
-    """Training and validation frames; without --val every tenth frame is held out."""
-    data = open_data(settings.data)
-    if settings.val is not None:
-        val = open_data(settings.val)
-        if val.classes != data.classes:
-            raise GradsegError(f"--val {settings.val}: its classes differ from those of --data {settings.data}")
-    else:
-        if len(data) < 2:
-            raise GradsegError(f"--data {settings.data}: one frame only; give --val, or at least two frames")
-        held = range(0, len(data), HOLD_OUT)
-        val = Subset(data, list(held))
-        data = Subset(data, [i for i in range(len(data)) if i % HOLD_OUT])
-    if settings.limit is not None:
-        data = spread(data, settings.limit)
-    val_limit = settings.limit if settings.val_limit is None else settings.val_limit
-    if val_limit is not None:
-        val = spread(val, val_limit)
-    return data, val
 
 
 def with_sizes(settings: FitSettings, data: Dataset) -> FitSettings:
@@ -105,22 +65,6 @@ def with_sizes(settings: FitSettings, data: Dataset) -> FitSettings:
     if settings.batch * (crop[0] // STRIDE) * (crop[1] // STRIDE) < 2:
         raise GradsegError("--batch 1 with a crop of 8x8: BatchNorm needs more than one value; use larger ones")
     return dataclasses.replace(settings, size=size, crop=crop)
-
-
-def prepare_folder(out: Path, resume: bool) -> None:
-    """Creates the output folder; refuses one that holds a run unless it is resumed, and the reverse."""
-    last = out / "last.pth"
-    if resume and not last.is_file():
-        raise GradsegError(f"--resume: no {last}; start without --resume")
-    if not resume and last.is_file() and int(os.environ.get("RANK", "0")) == 0:
-        raise GradsegError(f"{out} already holds a run; continue it with --resume, or choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("last", "best", "log", "curves", "settings"):  # halves of files that a kill left behind
-            for leftover in out.glob(f".{name}-*"):
-                leftover.unlink()
-    except OSError as error:
-        raise GradsegError(f"--out {out}: {error.strerror or error}") from error
 
 
 def parser() -> argparse.ArgumentParser:

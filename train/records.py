@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+from gradseg.models.errors import GradsegError
 from gradseg.models.files import atomic_path
 
 
@@ -32,14 +34,7 @@ class Records:
         self.write_csv()
 
     def write_csv(self) -> None:
-        with (
-            atomic_path(self.out / "log.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, self.columns, restval="")
-            writer.writeheader()
-            for row in self.rows:
-                writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+        write_rows(self.out / "log.csv", self.columns, self.rows)
 
     def plot(self) -> None:
         """curves.png: loss, mIoU and α against the epoch, phases shaded."""
@@ -71,3 +66,28 @@ class Records:
 
     def close(self) -> None:
         self.board.close()
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV file with a heading, written atomically; numbers with six digits."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+
+
+def prepare_folder(out: Path, resume: bool, advice: str = "continue it with --resume, or choose another --out") -> None:
+    """Creates the output folder; refuses one that holds a run, with `advice`, unless it is resumed, and the reverse."""
+    last = out / "last.pth"
+    if resume and not last.is_file():
+        raise GradsegError(f"--resume: no {last}; start without --resume")
+    if not resume and last.is_file() and int(os.environ.get("RANK", "0")) == 0:
+        raise GradsegError(f"{out} already holds a run; {advice}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("last", "best", "log", "curves", "settings"):  # halves of files that a kill left behind
+            for leftover in out.glob(f".{name}-*"):
+                leftover.unlink()
+    except OSError as error:
+        raise GradsegError(f"--out {out}: {error.strerror or error}") from error

@@ -1,0 +1,40 @@
+"""A checkpoint's export in ONNX Runtime, as the export scripts write it, and how its labels score. Needs onnx."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import numpy as np
+
+from gradseg.calibration.accuracy import Frames, Score
+from gradseg.calibration.sessions import OnnxRunner
+from gradseg.export.int8 import form_for
+from gradseg.export.onnx_export import onnx_from_checkpoint
+from gradseg.export.qat_onnx import int8_from_qat
+from gradseg.models.checkpoint import Checkpoint
+
+
+def export_runner(ckpt: Checkpoint, threads: Optional[int] = None) -> OnnxRunner:
+    """The checkpoint's export in ONNX Runtime, as `to_ort.py` writes it: INT8 if it holds scales, else FP32.
+
+    Made for other devices than this CPU, it is run as its Q/DQ pairs are written.
+    """
+    model, integers = onnx_from_checkpoint(ckpt), True
+    if "quantisation" in ckpt.info:
+        target = str(ckpt.info["quantisation"]["target"])
+        form, integers = form_for(target), target == "cpu"
+        model = int8_from_qat(model if form is None else form(model), ckpt.info["quantisation"])
+    return OnnxRunner(model.SerializeToString(), "the export", threads, integers=integers)
+
+
+def score_of_export(
+    ckpt: Checkpoint,
+    frames: Frames,
+    reference: Optional[list[np.ndarray[Any, Any]]] = None,
+    threads: Optional[int] = None,
+) -> Score:
+    """How the labels of `export_runner` score on `frames`.
+
+    reference: labels (h, w) of every frame to compare with, at the network's size.
+    """
+    return frames.score(export_runner(ckpt, threads).first, reference)
