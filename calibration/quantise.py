@@ -16,6 +16,7 @@ from gradseg.calibration.graph import Graph, attribute
 from gradseg.calibration.plan import COMPUTE, pixel_tensors
 from gradseg.calibration.plan import Plan as Plan
 from gradseg.calibration.plan import plan_for as plan_for
+from gradseg.calibration.shield import shield_floats
 from gradseg.calibration.targets import (
     MOST,
     REDUCED,
@@ -69,6 +70,8 @@ def quantised(
             zero: np.ndarray[Any, Any] = np.array(activations[source].zero_point, activations[source].zero_type)
             shared[source] = (graph.constant(f"{source}_scale", scale), graph.constant(f"{source}_zero_point", zero))
         _quantise_activation(graph, tensor, shared[source])
+    if target == "cpu":
+        shield_floats(graph)
     return graph.to_model()
 
 

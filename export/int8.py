@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
+from gradseg.calibration.accuracy import Frames
+from gradseg.calibration.budget import budgeted
 from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.int8 import Settings, calibrated, int8_from_calibrated, int8_model
@@ -20,7 +22,8 @@ from gradseg.calibration.plan import plan_for
 from gradseg.calibration.quantise import count_quantised, is_quantised
 from gradseg.calibration.ranges import RangesFile
 from gradseg.calibration.repair import equalised
-from gradseg.calibration.sources import default_source, other_scenes
+from gradseg.calibration.sources import DATA_SPECS, default_source, other_scenes
+from gradseg.data.specs import open_data
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded
 from gradseg.export.passes.dense_groups import dense_groups
@@ -57,6 +60,10 @@ def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
     """INT8 as the arguments of `add_calibration_arguments` say; what cannot be combined is a GradsegError."""
     if is_quantised(loaded.model):
         raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
+    if args.max_drop is not None and not (args.data or "").startswith(DATA_SPECS):
+        raise GradsegError(
+            f"--max-drop {args.max_drop:g}: mIoU needs labelled frames; give them with --data {' or '.join(DATA_SPECS)}"
+        )
     stored = loaded.info.get("quantisation")
     if stored:
         return _fine_tuned(loaded, args, target, stored)
@@ -174,9 +181,12 @@ def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: M
 
 
 def _within(loaded: Loaded, args: argparse.Namespace, made: _Recipe, target: str) -> Int8:
-    """Layers go back to float until at most --max-drop points of mIoU are lost on --data."""
-
-    raise NotImplementedError
+    """Layers go back to float until at most --max-drop points of mIoU are lost on the labelled frames of --data."""
+    frames = Frames(open_data(args.data), loaded.spec)
+    found = budgeted(
+        loaded.model, target, made.build, frames, args.max_drop, form_for(target), getattr(args, "threads", None)
+    )
+    return made.finished(found.model, found.lines)
 
 
 def reduces_range(choice: str) -> bool:

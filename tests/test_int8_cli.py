@@ -193,3 +193,20 @@ def test_fine_tuned_for_cpu_is_written_in_the_cpus_form(tmp_path: Path) -> None:
     assert to_ort.main([str(path), "--precision", "int8", "--no-timing", "--data", SCENES, "-o", str(out)]) == 0
     model = onnx.load(str(out))
     assert any(node.op_type == "Gemm" for node in model.graph.node)  # the label head as ONNX Runtime is fastest at
+
+
+def test_max_drop_needs_labels_and_says_what_it_did(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [str(files / "net.onnx"), "--precision", "int8", "--no-timing", "--calib", SCENES, "--threads", "1"]
+    for extra in ([], ["--data", str(tmp_path)]):
+        with pytest.raises(GradsegError, match="mIoU needs labelled frames; give them with --data camvid: or"):
+            to_ort.main([*common, *extra, "--max-drop", "0.5", "-o", str(tmp_path / "x.onnx")])
+    assert not list(tmp_path.iterdir())
+    ort(files, tmp_path / "x.onnx", "--calib", SCENES, "--max-drop", "100")
+    assert "of at most 100 points of mIoU on 4 frames: no layer goes back to float" in capsys.readouterr().out
+    ort(files, tmp_path / "y.onnx", "--calib", SCENES, "--target", "tidl", "--max-drop", "0")
+    said = capsys.readouterr().out
+    if "no layer goes back" not in said:
+        kept = [line for line in said.splitlines() if "in float it costs" in line]
+        assert kept and f"with {len(kept)} of " in said
