@@ -29,7 +29,7 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Kept:
-    """A layer in float. gain: points of mIoU that it costs in INT8 by itself. cost: of being in float.
+    """A layer in float. gain: points that INT8 takes from it, `alone` or beside all others. cost: of being in float.
 
     without: points lost in all if this layer alone went back to INT8; None if that was not tried.
     """
@@ -37,6 +37,7 @@ class Kept:
     layer: Layer
     gain: float
     cost: float
+    alone: bool = True
     without: Optional[float] = None
 
 
@@ -105,28 +106,28 @@ def within_budget(
     Each layer is tried alone in INT8 on at most `RANK_FRAMES` frames: what it loses is what float regains. A sum that
     runs in INT8 only between others is left out of full INT8 instead. In the order of points per cost, layers then go
     back to float, 1, 2, 4… at a time, and the shortest such list that holds is found by bisection. At last those that
-    are not needed return to INT8, the dearest first. On all frames at most 2 + 2 log2(layers) + `TRIED_BACK` networks
+    are not needed return to INT8. On all frames at most 2 + 2 log2(layers) + `TRIED_BACK` networks
     are scored. Raises GradsegError if no list holds, with the best that was reached.
     """
     _check(max_drop)
     search = _Search(build, layers, frames, float_score, max_drop, threads, integers, progress)
     whole = search.drop(())
-    points = f"{max_drop:g} points of mIoU on {len(frames)} frames"
+    first = f"full INT8 {_lost(whole)} on {len(frames)} frames, {max_drop:g} may be lost"
     if whole <= max_drop:
-        line = f"full INT8 loses {whole:.2f} of at most {points}: no layer goes back to float"
+        line = f"{first}: no layer goes back to float"
         return search.result((), (line,))
     gains, known = search.gains(), costs()
     order = sorted(layers, key=lambda layer: -gains[layer.name].value / known.values[layer.name])
     needed = search.shortest(order)
-    kept, without = search.tidied(needed, known)
+    # what gained nothing by itself is tried in INT8 first, then the dearest
+    kept, without = search.tidied(needed, lambda each: (gains[each.name].points > 0, -known.values[each.name]))
     rows = tuple(
-        Kept(layer, gains[layer.name].points, known.values[layer.name], without.get(layer.name)) for layer in kept
+        Kept(layer, gain.points, known.values[layer.name], gain.alone, without.get(layer.name))
+        for layer, gain in ((layer, gains[layer.name]) for layer in kept)
     )
-    drop = search.drop(kept)
-    head = f"full INT8 loses {whole:.2f} points of mIoU, more than {points}"
-    head += f"; with {len(kept)} of {len(layers)} layers in float it loses {drop:.2f}"
-    few = f"alone in INT8, on {search.few_frames} frames"
-    return search.result(rows, (head, *(_why(row, known.unit, few) for row in rows), known.note))
+    head = f"{first}: with {len(kept)} of {len(layers)} layers in float it {_lost(search.drop(kept))}"
+    lines = (_why(row, known.unit, search.few_frames) for row in rows)
+    return search.result(rows, (head, *lines, known.note))
 
 
 def _check(max_drop: float) -> None:
@@ -134,17 +135,29 @@ def _check(max_drop: float) -> None:
         raise GradsegError(f"--max-drop {max_drop:g}: expected points of mIoU, 0 or more, such as 0.5")
 
 
-def _why(row: Kept, unit: str, few: str) -> str:
-    text = f"  {row.layer.name}: {few}, it loses {row.gain:.2f} points; in float it costs {row.cost:.3g} {unit}"
-    return text if row.without is None else f"{text}; back in INT8 the network would lose {row.without:.2f}"
+def _why(row: Kept, unit: str, frames: int) -> str:
+    text = (
+        f"  {row.layer.name}: in INT8 {'alone' if row.alone else 'beside the others'} it {_lost(row.gain)} on {frames}"
+    )
+    text += f" frames, in float it costs {row.cost:.3g} {unit}"
+    return text if row.without is None else f"{text}; were it in INT8 too, the network {_would(row.without)}"
+
+
+def _would(points: float) -> str:
+    return _lost(points).replace("loses", "would lose").replace("gains", "would gain")
+
+
+def _lost(points: float) -> str:
+    return f"loses {points:.2f} points of mIoU" if points >= 0 else f"gains {-points:.2f} points of mIoU"
 
 
 @dataclass(frozen=True)
 class _Gain:
-    """points: of mIoU. changed: percent of the labels."""
+    """points: of mIoU. changed: percent of the labels. alone: with all other layers in float, else in INT8."""
 
     points: float
     changed: float
+    alone: bool
 
     @property
     def value(self) -> float:
@@ -204,10 +217,10 @@ class _Search:
             self.tick(layer.name)
             alone = self.without([other for other in self.layers if other is not layer])
             if is_quantised(alone):
-                found[layer.name] = _gain(base, few.score(self.network(alone), labels))
+                found[layer.name] = _gain(base, few.score(self.network(alone), labels), True)
                 continue
             whole = whole or few.score(self.network(self.without(())), labels)
-            found[layer.name] = _gain(few.score(self.network(self.without([layer])), labels), whole)
+            found[layer.name] = _gain(few.score(self.network(self.without([layer])), labels), whole, False)
         return found
 
     def shortest(self, order: Sequence[Layer]) -> Sequence[Layer]:
@@ -234,10 +247,12 @@ class _Search:
             "more, calibrate on other frames, or fine-tune for INT8 (python train/finetune.py)"
         )
 
-    def tidied(self, kept: Sequence[Layer], costs: Costs) -> Tuple[List[Layer], Dict[str, float]]:
+    def tidied(
+        self, kept: Sequence[Layer], key: Callable[[Layer], Tuple[bool, float]]
+    ) -> Tuple[List[Layer], Dict[str, float]]:
         """Without the layers that need not be there, and what would be lost without others that were tried."""
         left, lost = list(kept), {}
-        for layer in sorted(kept, key=lambda each: -costs.values[each.name])[:TRIED_BACK]:
+        for layer in sorted(kept, key=key)[:TRIED_BACK]:
             fewer = [other for other in left if other is not layer]
             lost[layer.name] = self.drop(fewer)
             if lost[layer.name] <= self.most:
@@ -250,6 +265,6 @@ class _Search:
         return Budgeted(self.without(kept), score, drop, rows, len(self._known), lines)
 
 
-def _gain(better: Score, worse: Score) -> _Gain:
+def _gain(better: Score, worse: Score, alone: bool) -> _Gain:
     assert better.agreement is not None and worse.agreement is not None
-    return _Gain(100 * (better.miou - worse.miou), 100 * (better.agreement - worse.agreement))
+    return _Gain(100 * (better.miou - worse.miou), 100 * (better.agreement - worse.agreement), alone)

@@ -13,6 +13,7 @@ from gradseg.calibration.layers import Layer
 from gradseg.calibration.sessions import OnnxRunner
 
 GROUP, ROUNDS, TURN = 6, 8, 2  # networks open at a time, rounds, timed runs of a turn
+WRITTEN = 16  # multiply-accumulates in the time that one value takes to be written; a guess that ranks sums fairly
 LEAST = 0.002  # share of the whole network's latency below which two latencies do not differ
 
 
@@ -26,9 +27,9 @@ class Costs:
 
 
 def work_costs(layers: Sequence[Layer], target: str) -> Costs:
-    """Millions of multiply-accumulates, or of additions, of each layer."""
-    values = {layer.name: max(layer.macs, layer.values) / 1e6 for layer in layers}
-    note = f"no device for {target} here: costs are estimated as million multiply-accumulates per frame"
+    """Millions of multiply-accumulates of each layer, and what writing its output takes beside them."""
+    values = {layer.name: (layer.macs + WRITTEN * layer.values) / 1e6 for layer in layers}
+    note = f"no device for {target} here: costs are estimated from multiply-accumulates and values written"
     return Costs(values, "MMAC", note)
 
 
