@@ -15,7 +15,7 @@ from gradseg.benchmarks.int8_recipes import TensorError, best_of
 from gradseg.benchmarks.int8_variants import Measured, runner_of
 from gradseg.calibration.accuracy import Frames
 from gradseg.calibration.observers import Observer
-from gradseg.models.errors import GradsegError
+from gradseg.calibration.plots import new_figure
 from gradseg.runtime.overlay import Overlay
 
 WIDEST = 480  # pixels of a picture on the page
@@ -45,18 +45,6 @@ def kind_of(row: Mapping[str, Any]) -> str:
     if row["qat"]:
         return tuned
     return naive if row["naive"] else calibrated if all(row["repair"].values()) else part
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure that belongs to no window. GradsegError where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GradsegError("the report needs matplotlib, not installed here: pip install matplotlib", 3) from error
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def uri_of_figure(figure: Any) -> str:

@@ -13,13 +13,16 @@ SHOWN = 40  # layers
 COLOUR, FAINT = "#2f5d9b", "#9db8dc"
 
 
-def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure that belongs to no window, inches. GradsegError where matplotlib is not installed."""
+def new_figure(width: float, height: float, what: str = "--plot") -> Any:
+    """A matplotlib figure that belongs to no window, inches. GradsegError where matplotlib is not installed.
+
+    what: needs it, for the message.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise GradsegError("--plot needs matplotlib, not installed here: pip install matplotlib", 3) from error
+        raise GradsegError(f"{what} needs matplotlib, not installed here: pip install matplotlib", 3) from error
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -22,6 +22,7 @@ from gradseg.benchmarks.int8_recipes import Options
 from gradseg.benchmarks.int8_variants import EMULATED, measured, steps_of
 from gradseg.calibration.accuracy import Frames
 from gradseg.calibration.cpu import int8_saturates
+from gradseg.calibration.plots import new_figure
 from gradseg.calibration.sources import default_source, open_frames
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
@@ -102,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.samples < 0:
         raise GradsegError(f"--samples {args.samples}: expected 0 (no latency) or more")
     check_threads(args.threads)
-    int8_figures.new_figure(1, 1)
+    new_figure(1, 1, "the report")
 
 
 def _reduces(args: argparse.Namespace) -> bool:
