@@ -13,9 +13,7 @@ import numpy as np
 import onnx
 
 from gradseg.calibration.graph import Graph, attribute
-from gradseg.calibration.plan import COMPUTE, pixel_tensors
-from gradseg.calibration.plan import Plan as Plan
-from gradseg.calibration.plan import plan_for as plan_for
+from gradseg.calibration.plan import COMPUTE, Plan, pixel_tensors
 from gradseg.calibration.shield import shield_floats
 from gradseg.calibration.targets import (
     MOST,
