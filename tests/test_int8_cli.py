@@ -204,7 +204,7 @@ def test_max_drop_needs_labels_and_says_what_it_did(
             to_ort.main([*common, *extra, "--max-drop", "0.5", "-o", str(tmp_path / "x.onnx")])
     assert not list(tmp_path.iterdir())
     ort(files, tmp_path / "x.onnx", "--calib", SCENES, "--max-drop", "100")
-    assert "of at most 100 points of mIoU on 4 frames: no layer goes back to float" in capsys.readouterr().out
+    assert "no layer goes back to float" in capsys.readouterr().out
     ort(files, tmp_path / "y.onnx", "--calib", SCENES, "--target", "tidl", "--max-drop", "0")
     said = capsys.readouterr().out
     if "no layer goes back" not in said:
