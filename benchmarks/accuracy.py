@@ -48,7 +48,7 @@ def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, sho
         raise GradsegError(f"no labelled pixel in the {len(data)} frames: there is nothing to measure")
     result: Dict[str, Any] = {
         "miou": confusion.miou(),
-        "per_class": {n: None if math.isnan(v) else v for n, v in zip(engine.spec.classes, confusion.iou().tolist())},
+        "per_class": confusion.per_class(engine.spec.classes),
         "pixel_accuracy": confusion.pixel_accuracy(),
         "frames": len(data),
     }

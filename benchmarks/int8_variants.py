@@ -40,6 +40,7 @@ from gradseg.calibration.repair import equalised
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.calibration.sources import open_frames
 from gradseg.calibration.targets import TARGETS, Quantisation
+from gradseg.export.int8 import form_for, int8_from_stored
 from gradseg.export.passes.rows_head import rows_head
 from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
@@ -151,9 +152,7 @@ def runner_of(path: Path, target: str, threads: Optional[int]) -> OnnxRunner:
 
 
 def _scored_float(frames: Frames, path: Path, threads: Optional[int]) -> tuple[Score, list[np.ndarray[Any, Any]]]:
-    labels = frames.labels(runner_of(path, "cpu", threads).first)
-    replay = iter(labels)
-    return frames.score(lambda _: next(replay)[None]), labels
+    return frames.scored(runner_of(path, "cpu", threads).first)
 
 
 @dataclass
@@ -188,8 +187,6 @@ class _Bench:
         return row
 
     def from_recipe(self, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
-        from gradseg.export.int8 import form_for
-
         known, settings = self.found.calibrations[recipe.settings.equalise], recipe.settings
         key = (settings.equalise, settings.target, settings.method)
         if key not in self.scales:
@@ -204,17 +201,13 @@ class _Bench:
         return model, {"clipped": {"mean": mean, "worst": worst.clipped, "tensor": worst.name}}
 
     def from_tuned(self, tuned: Tuned) -> tuple[Any, dict[str, Any]]:
-        from gradseg.export.int8 import form_for
-        from gradseg.export.qat_onnx import int8_from_qat
-
         if tuple(tuned.loaded.spec.classes) != tuple(self.frames.spec.classes):
             raise GradsegError(f"{tuned.path}: its classes are not those of the network that it was made from")
         if tuned.loaded.spec.input_hw != self.frames.spec.input_hw:
             raise GradsegError(f"{tuned.path}: its input size is not that of the network that it was made from")
-        form = form_for(str(tuned.quantisation.get("target")))
         model = tuned.loaded.model
         own = frames_miou(self.frames, float_form(model), self.options.threads)
-        return int8_from_qat(form(model) if form else model, tuned.quantisation), {"own_float_miou": own}
+        return int8_from_stored(model, tuned.quantisation), {"own_float_miou": own}
 
     def _score(self, name: str, target: str, model: Any) -> dict[str, Any]:
         path = _write(self.found, name, model, self.folder)

@@ -76,6 +76,12 @@ class Frames:
         """The network's labels, uint8 (h, w), of every frame, in order."""
         return [network(batch)[0].copy() for batch, _ in self._kept]
 
+    def scored(self, network: Network) -> Tuple[Score, List[np.ndarray[Any, Any]]]:
+        """The network's score, and its `labels`: to compare others with. Its agreement is that with itself, 1."""
+        labels = self.labels(network)
+        replay = iter(labels)
+        return self.score(lambda _: next(replay)[None], labels), labels
+
     def score(self, network: Network, reference: Optional[List[np.ndarray[Any, Any]]] = None) -> Score:
         """network: uint8 batch → labels (1, h, w). reference: another network's `labels`."""
         confusion, same, pixels = Confusion(self.spec.num_classes), 0, 0
@@ -85,8 +91,4 @@ class Frames:
             if reference is not None:
                 same += int(np.count_nonzero(found == reference[index]))
                 pixels += found.size
-        per_class = {
-            name: None if np.isnan(value) else float(value)
-            for name, value in zip(self.spec.classes, confusion.iou().tolist())
-        }
-        return Score(confusion.miou(), per_class, same / pixels if pixels else None)
+        return Score(confusion.miou(), confusion.per_class(self.spec.classes), same / pixels if pixels else None)

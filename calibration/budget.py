@@ -208,9 +208,7 @@ class _Search:
     def gains(self) -> Dict[str, _Gain]:
         """What float regains, by layer."""
         few = self.frames.some(self.few_frames)
-        labels = few.labels(self.network(self.without(self.layers)))
-        replay = iter(labels)
-        base = few.score(lambda _: next(replay)[None], labels)
+        base, labels = few.scored(self.network(self.without(self.layers)))
         whole: Optional[Score] = None
         found = {}
         for layer in self.layers:

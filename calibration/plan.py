@@ -83,7 +83,7 @@ def _planned(graph: Graph, target: str, keep_float: Tuple[str, ...]) -> Plan:
 
 def _worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
     if node.op_type in COMPUTE:
-        return _is_plain_convolution(graph, node) and _convolution_worth_it(graph, node, target)
+        return is_plain_convolution(graph, node) and _convolution_worth_it(graph, node, target)
     if any(name in graph.weights for name in node.input[:1]):
         return False
     if node.op_type == "Add":
@@ -97,7 +97,7 @@ def _worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
     return node.op_type in ("Reshape", "Transpose") and target != "trt" and _inside_shuffle(graph, node)
 
 
-def _is_plain_convolution(graph: Graph, node: onnx.NodeProto) -> bool:
+def is_plain_convolution(graph: Graph, node: onnx.NodeProto) -> bool:
     """A 2-D convolution with constant weights and a bias, if any, that is constant too."""
     constant = node.input[1] in graph.weights and (
         len(node.input) < 3 or not node.input[2] or node.input[2] in graph.weights

@@ -128,12 +128,14 @@ class _Bench:
         self.noisy = [self.batches[index * len(self.batches) // count] for index in range(count)]
         scores = next((node.input[0] for node in self.model.graph.node if node.op_type == "ArgMax"), None)
         self.scores: List[str] = [] if scores is None else [scores]
-        network = self.runner(self.model)
-        self.labels = [network.first(batch)[0].copy() for batch in self.batches]
+        network = self.runner(self.model).first
+        self.base: Optional[Score] = None
+        if self.frames is None:
+            self.labels = [network(batch)[0].copy() for batch in self.batches]
+        else:
+            self.base, self.labels = self.frames.scored(network)
         floats = OnnxRunner(exposed(self.model, self.scores), "float", threads)
         self.float_scores = [floats.run(batch, self.scores)[0] if scores else None for batch in self.noisy]
-        replay = iter(self.labels)
-        self.base = None if self.frames is None else self.frames.score(lambda _: next(replay)[None])
 
     def runner(self, model: Any) -> OnnxRunner:
         """A session that computes as the target would."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from gradseg.calibration.graph import Graph, attribute
-from gradseg.calibration.plan import COMPUTE, Plan
+from gradseg.calibration.plan import COMPUTE, Plan, is_plain_convolution
 from gradseg.calibration.quantise import WeightSettings, channel_axis, weight_scales
 from gradseg.calibration.targets import MOST, REDUCED, along, target_named, weight_integers
 
@@ -53,7 +53,7 @@ def pairs(graph: Graph) -> List[Pair]:
     """The pairs of convolutions that can be equalised, in the graph's order."""
     result = []
     for node in graph.nodes:
-        if node.op_type in COMPUTE and _is_constant(graph, node):
+        if node.op_type in COMPUTE and is_plain_convolution(graph, node):
             pair = _pair_from(graph, node)
             if pair is not None:
                 result.append(pair)
@@ -71,7 +71,7 @@ def _pair_from(graph: Graph, first: onnx.NodeProto) -> Optional[Pair]:
             return None
         node = readers[0]
         if node.op_type in COMPUTE and node.input[0] == tensor and shape is None:
-            constant = _is_constant(graph, node)
+            constant = is_plain_convolution(graph, node)
             return Pair(first, node, order) if constant and _input_channels(graph, node) == count else None
         if node.op_type == "Reshape" and node.input[1] in graph.weights:
             dims = [int(v) for v in graph.weights[node.input[1]]]
@@ -87,12 +87,6 @@ def _pair_from(graph: Graph, first: onnx.NodeProto) -> Optional[Pair]:
         elif node.op_type not in HOMOGENEOUS or shape is not None or not _is_homogeneous(node):
             return None
         tensor = node.output[0]
-
-
-def _is_constant(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a 2-D convolution's weights, and its bias if it has one, do not depend on the frame."""
-    known = all(name in graph.weights for name in node.input[1:] if name)
-    return known and graph.weights[node.input[1]].ndim == 4
 
 
 def _is_homogeneous(node: onnx.NodeProto) -> bool:

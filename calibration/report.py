@@ -21,12 +21,12 @@ from gradseg.benchmarks.int8_models import Subject, check_classes, subjects_from
 from gradseg.benchmarks.int8_recipes import Options
 from gradseg.benchmarks.int8_variants import EMULATED, measured, steps_of
 from gradseg.calibration.accuracy import Frames
-from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.plots import new_figure
 from gradseg.calibration.sources import default_source, open_frames
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.export.foreign_spec import add_foreign_arguments
+from gradseg.export.int8 import reduces_range
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, refuse_inputs, write_json, write_text
 from gradseg.runtime.conditions import conditions, usable_cores
@@ -81,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         limit=args.limit,
         calib=args.calib or "procedural scenes",
         calib_frames=args.calib_frames,
-        reduce_range=_reduces(args),
+        reduce_range=reduces_range(args.reduce_range),
         emulation={"trt": EMULATED, "tidl": EMULATED},
         command=command,
     )
@@ -106,10 +106,6 @@ def _check(args: argparse.Namespace) -> None:
     new_figure(1, 1, "the report")
 
 
-def _reduces(args: argparse.Namespace) -> bool:
-    return bool(args.reduce_range == "on" or (args.reduce_range == "auto" and int8_saturates()))
-
-
 def _sections(subjects: Sequence[Subject], data: Dataset, args: argparse.Namespace) -> List[int8_html.Section]:
     sections: List[int8_html.Section] = []
     frames: Optional[Frames] = None
@@ -132,7 +128,7 @@ def _section(subject: Subject, frames: Frames, args: argparse.Namespace, folder:
     """Measures one network and draws it; what is kept of it is small."""
     spec = subject.loaded.spec
     calib = args.calib or default_source(spec.input_hw)
-    options = Options(calib, args.calib_frames, args.threads, _reduces(args), args.samples)
+    options = Options(calib, args.calib_frames, args.threads, reduces_range(args.reduce_range), args.samples)
     found = measured(subject, frames, args.data, options, folder, tick)
     best: Dict[str, Any] = found.row["best"]
     shown = [name for name in dict.fromkeys((best["cpu"], best["tidl"])) if name is not None]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -22,13 +21,12 @@ from gradseg.calibration.plots import new_figure, plot_ranking
 from gradseg.calibration.quantise import is_quantised
 from gradseg.calibration.ranges import RangesFile
 from gradseg.calibration.ranking import Effect, Ranking, ranking
-from gradseg.calibration.repair import equalised
 from gradseg.calibration.sources import DATA_SPECS, GRAMMAR, default_source, open_frames
 from gradseg.calibration.targets import TARGETS
 from gradseg.data.specs import open_data
 from gradseg.export.foreign_spec import add_foreign_arguments
 from gradseg.export.inputs import Loaded, load_any, need_packages
-from gradseg.export.int8 import form_for, reduces_range
+from gradseg.export.int8 import form_for, parts_from_ranges, settings_from
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, refuse_inputs, require_file, sha256_of, write_json
 from gradseg.models.spec import ModelSpec
@@ -127,30 +125,16 @@ def batches(source: str, limit: int, spec: ModelSpec) -> List[Any]:
 
 def parts_from(loaded: Loaded, args: argparse.Namespace) -> Tuple[Int8Parts, str]:
     """What is needed to quantise any part of the model, and in words what the scales come from."""
-    reduced = args.target == "cpu" and reduces_range(args.reduce_range)
-    settings = Settings(
-        args.target,
-        args.method,
-        args.calib_frames,
-        args.power_of_two,
-        reduced,
-        equalise=not args.no_equalise,
-        bias_correction=not args.no_bias_correction,
-    )
-    form = form_for(args.target)
+    settings = settings_from(args, args.target, args.method)
     if args.ranges:
-        ranges = RangesFile.read(args.ranges)
-        ranges.check_belongs(loaded.model, Path(args.model).name)
-        base = equalised(loaded.model) if ranges.equalised else loaded.model
-        settings = replace(settings, method=ranges.method, equalise=ranges.equalised)
-        parts = Int8Parts(base, ranges.quantisations(args.target), ranges.channel_means, settings, form)
-        ranges.quantisations(args.target, parts.whole.observed())
+        parts = parts_from_ranges(loaded, Path(args.model).name, RangesFile.read(args.ranges), settings)
         return parts, f"ranges from {args.ranges}"
     source = args.calib or default_source(loaded.spec.input_hw)
     if args.calib is None:
         print(f"note: no --calib given, so INT8 is calibrated on procedural scenes ({source})")
     known = calibrated(loaded.model, source, args.calib_frames, settings.equalise, args.threads)
-    return Int8Parts.of(known, settings, form), f"{args.method} on {known.statistics.frames} frames of {source}"
+    parts = Int8Parts.of(known, settings, form_for(args.target))
+    return parts, f"{args.method} on {known.statistics.frames} frames of {source}"
 
 
 def progress(total: int) -> Any:

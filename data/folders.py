@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from gradseg.data.base import IGNORE, Dataset, Sample
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import require_file
+from gradseg.models.files import read_json, require_file
 from gradseg.models.spec import CAMVID_CLASSES, CAMVID_PALETTE, Rgb, distinct_palette
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -94,10 +93,7 @@ def folder_with_classes(folder: Path) -> FolderData:
 
 def read_classes(path: Path) -> Tuple[Tuple[str, ...], Tuple[Rgb, ...], Tuple[int, ...]]:
     """Names, RGB palette (generated if absent) and ignored values of a classes.json; GradsegError if ill-formed."""
-    try:
-        raw = json.loads(require_file(path, 'a classes.json such as {"classes": ["road", "car"]}').read_text("utf-8"))
-    except ValueError as error:
-        raise GradsegError(f"{path}: not JSON ({error})") from error
+    raw = read_json(path, 'a classes.json such as {"classes": ["road", "car"]}')
     fields: Mapping[str, Any] = {"classes": raw} if isinstance(raw, list) else raw
     problem = _classes_problem(fields)
     if problem:
@@ -116,13 +112,18 @@ def _classes_problem(fields: Any) -> str:
     if not all(isinstance(name, str) for name in names) or not 2 <= len(names) <= 255:
         return f"{len(names)} classes; expected 2 to 255 names"
     palette = fields.get("palette")
-    if palette is not None:
-        rows_ok = isinstance(palette, list) and len(palette) == len(names)
-        if not rows_ok or not all(isinstance(c, list) and len(c) == 3 and all(_is_byte(v) for v in c) for c in palette):
-            return f"palette must hold {len(names)} colours [r, g, b] of 0..255"
+    if palette is not None and not is_palette(palette, len(names)):
+        return f"palette must hold {len(names)} colours [r, g, b] of 0..255"
     ignore = fields.get("ignore", [])
     listed = ignore if isinstance(ignore, list) else [ignore]
     return "" if all(_is_byte(v) for v in listed) else "ignore must hold label values 0..255"
+
+
+def is_palette(value: Any, count: Any) -> bool:
+    """Whether `value` is a list of `count` colours [r, g, b] of 0..255."""
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return all(isinstance(c, list) and len(c) == 3 and all(_is_byte(v) for v in c) for c in value)
 
 
 def _is_byte(value: Any) -> bool:

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from gradseg.data.folders import read_classes
+from gradseg.data.folders import is_palette, read_classes
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import require_file
+from gradseg.models.files import read_json
 from gradseg.models.spec import ModelSpec, Rgb, distinct_palette, parse_size
 
 ORDERS = ("rgb", "bgr")
@@ -122,11 +121,7 @@ def refuse_foreign_options(args: argparse.Namespace, why: str) -> None:
 
 def given_in(path: str) -> Given:
     """Reads a --spec file; GradsegError naming the field that is wrong."""
-    found = require_file(path, "a model description as JSON")
-    try:
-        raw = json.loads(found.read_text("utf-8"))
-    except ValueError as error:
-        raise GradsegError(f"{path}: not JSON ({error})") from error
+    raw = read_json(path, "a model description as JSON")
     raw = raw.get("spec", raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict):
         raise GradsegError(f"{path}: expected a JSON object, found {type(raw).__name__}")
@@ -237,8 +232,7 @@ def _classes_field(raw: Mapping[str, Any], where: Any) -> Dict[str, Any]:
         values["classes"] = tuple(classes)
     if palette is not None:
         count = len(values.get("classes", ())) or values.get("count")
-        good = isinstance(palette, list) and count == len(palette)
-        if not good or not all(isinstance(c, list) and len(c) == 3 and all(_is_byte(v) for v in c) for c in palette):
+        if not is_palette(palette, count):
             raise GradsegError(f"{where('palette')}: expected a list of [r, g, b] of 0..255, one for each of `classes`")
         values["palette"] = tuple((c[0], c[1], c[2]) for c in palette)
     return values
@@ -283,10 +277,6 @@ def _number(text: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_byte(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 255
 
 
 def _three(values: Any, where: str) -> Three:

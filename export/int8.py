@@ -18,7 +18,7 @@ from gradseg.calibration.budget import budgeted
 from gradseg.calibration.cpu import int8_saturates
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.int8 import Settings, calibrated, int8_from_calibrated, int8_model
-from gradseg.calibration.plan import plan_for
+from gradseg.calibration.layers import Int8Parts
 from gradseg.calibration.quantise import count_quantised, is_quantised
 from gradseg.calibration.ranges import RangesFile
 from gradseg.calibration.repair import equalised
@@ -56,6 +56,15 @@ def form_for(target: str) -> Optional[Callable[[Any], Any]]:
     return cpu_form if target == "cpu" else None
 
 
+def int8_from_stored(model: Any, stored: Mapping[str, Any]) -> Any:
+    """A fine-tuned network (FP32, deployment form) in INT8, in the form that its target's engine wants; see `qat_onnx`.
+
+    stored: what fine-tuning left under "quantisation" in the checkpoint's info.
+    """
+    form = form_for(str(stored.get("target")))
+    return int8_from_qat(model if form is None else form(model), stored)
+
+
 def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
     """INT8 as the arguments of `add_calibration_arguments` say; what cannot be combined is a GradsegError."""
     if is_quantised(loaded.model):
@@ -67,20 +76,40 @@ def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
     stored = loaded.info.get("quantisation")
     if stored:
         return _fine_tuned(loaded, args, target, stored)
-    reduced = target == "cpu" and reduces_range(getattr(args, "reduce_range", "off"))
-    settings = Settings(
-        target,
-        args.calib_method,
-        args.calib_frames,
-        args.power_of_two,
-        reduced,
-        equalise=not args.no_equalise,
-        bias_correction=not args.no_bias_correction,
-    )
+    settings = settings_from(args, target, args.calib_method)
     made = _from_ranges(loaded, args, settings) if args.ranges else _from_frames(loaded, args, settings)
     if args.max_drop is None:
         return made.finished(made.build(()))
     return _within(loaded, args, made, target)
+
+
+def settings_from(args: argparse.Namespace, target: str, method: str) -> Settings:
+    """The settings that a script's INT8 arguments name."""
+    return Settings(
+        target,
+        method,
+        args.calib_frames,
+        args.power_of_two,
+        target == "cpu" and reduces_range(getattr(args, "reduce_range", "off")),
+        equalise=not args.no_equalise,
+        bias_correction=not args.no_bias_correction,
+    )
+
+
+def parts_from_ranges(loaded: Loaded, name: str, ranges: RangesFile, settings: Settings) -> Int8Parts:
+    """A network with the scales of a ranges file, which decides on method and equalisation.
+
+    GradsegError if the file belongs to another network than this one, called `name`, or lacks a tensor.
+    """
+    ranges.check_belongs(loaded.model, name)
+    settings = dataclasses.replace(
+        settings, method=ranges.method, power_of_two=ranges.power_of_two, equalise=ranges.equalised
+    )
+    base = equalised(loaded.model) if ranges.equalised else loaded.model
+    scales = ranges.quantisations(settings.target)
+    parts = Int8Parts(base, scales, ranges.channel_means, settings, form_for(settings.target))
+    ranges.quantisations(settings.target, parts.whole.observed())
+    return parts
 
 
 @dataclass
@@ -141,25 +170,17 @@ def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
             "it; leave one out"
         )
     ranges = RangesFile.read(args.ranges)
-    ranges.check_belongs(loaded.model, Path(args.model).name)
-    settings = dataclasses.replace(
-        settings, method=ranges.method, power_of_two=ranges.power_of_two, equalise=ranges.equalised
-    )
-    base = equalised(loaded.model) if ranges.equalised else loaded.model
-    form = form_for(settings.target)
-    ready = base if form is None else form(base)
-    needed = plan_for(ready, settings.target).observed()
-    activations = ranges.quantisations(settings.target, needed)
+    parts = parts_from_ranges(loaded, Path(args.model).name, ranges, settings)
     edited = [entry.tensor for entry in ranges.entries.values() if entry.edited]
     note = {"ranges": Path(args.ranges).name, **{key: ranges.data.get(key) for key in ("source", "frames")}}
 
     def build(kept: Tuple[str, ...]) -> Any:
-        chosen = dataclasses.replace(settings, keep_float=kept)
-        return int8_model(base, activations, ranges.channel_means, chosen, form, note)
+        chosen = dataclasses.replace(parts.settings, keep_float=kept)
+        return int8_model(parts.model, parts.activations, parts.means, chosen, parts.form, note)
 
     words = f"ranges from {args.ranges} ({ranges.method}, calibrated on {ranges.data.get('source')}"
     words += f", {len(edited)} edited by hand)" if edited else ")"
-    return _Recipe(build, None, words, _repairs(settings))
+    return _Recipe(build, None, words, _repairs(parts.settings))
 
 
 def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: Mapping[str, Any]) -> Int8:
@@ -174,8 +195,7 @@ def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: M
                 f"{args.model}: holds the scales that it was fine-tuned with; --{name.replace('_', '-')} does not go "
                 "with them; leave it out, or give the base checkpoint"
             )
-    form = form_for(target)
-    model = int8_from_qat(loaded.model if form is None else form(loaded.model), stored)
+    model = int8_from_stored(loaded.model, stored)
     recipe = _Recipe(lambda kept: model, None, "scales from quantisation-aware fine-tuning", "")
     return recipe.finished(model)
 

@@ -113,6 +113,15 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: PathLike, what: str) -> Any:
+    """A JSON file, parsed; GradsegError if it is missing (`what` was expected there), unreadable or not JSON."""
+    found = require_file(path, what)
+    try:
+        return json.loads(found.read_text("utf-8"))
+    except ValueError as error:
+        raise GradsegError(f"{found}: not JSON ({error})") from error
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Writes indented JSON atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Protocol, Union
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import require_file
+from gradseg.models.files import read_json, require_file
 from gradseg.models.spec import ModelSpec
 
 MAX_THREADS = 1024
@@ -103,11 +103,8 @@ def read_sidecar(path: Path) -> Dict[str, Any]:
 
 def read_spec(path: Union[str, Path]) -> ModelSpec:
     """A ModelSpec from a JSON file: the spec itself, or an object with it under "spec"."""
-    found = require_file(path, "a ModelSpec as JSON")
-    try:
-        raw = json.loads(found.read_text("utf-8"))
-    except ValueError as error:
-        raise GradsegError(f"{found}: not JSON ({error})") from error
+    found = Path(path)
+    raw = read_json(found, "a ModelSpec as JSON")
     inner = raw.get("spec", raw) if isinstance(raw, dict) else raw
     short = isinstance(inner, dict) and not {"arch", "classes", "palette", "input_hw"} <= set(inner)
     if short and {"mean", "std", "classes", "color_order"} & set(inner):

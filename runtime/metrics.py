@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Confusion:
         result: np.ndarray[Any, Any] = np.full(self.num_classes, np.nan)
         np.divide(hits, union, out=result, where=union > 0)
         return result
+
+    def per_class(self, names: Sequence[str]) -> Dict[str, Optional[float]]:
+        """`iou` by the classes' names, in order; None where a class is in neither map."""
+        return {name: None if np.isnan(value) else value for name, value in zip(names, self.iou().tolist())}
 
     def miou(self) -> float:
         """Mean of `iou` over the classes that occur; NaN if none does."""

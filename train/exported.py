@@ -8,9 +8,8 @@ import numpy as np
 
 from gradseg.calibration.accuracy import Frames, Score
 from gradseg.calibration.sessions import OnnxRunner
-from gradseg.export.int8 import form_for
+from gradseg.export.int8 import int8_from_stored
 from gradseg.export.onnx_export import onnx_from_checkpoint
-from gradseg.export.qat_onnx import int8_from_qat
 from gradseg.models.checkpoint import Checkpoint
 
 
@@ -21,9 +20,8 @@ def export_runner(ckpt: Checkpoint, threads: Optional[int] = None) -> OnnxRunner
     """
     model, integers = onnx_from_checkpoint(ckpt), True
     if "quantisation" in ckpt.info:
-        target = str(ckpt.info["quantisation"]["target"])
-        form, integers = form_for(target), target == "cpu"
-        model = int8_from_qat(model if form is None else form(model), ckpt.info["quantisation"])
+        stored = ckpt.info["quantisation"]
+        model, integers = int8_from_stored(model, stored), stored["target"] == "cpu"
     return OnnxRunner(model.SerializeToString(), "the export", threads, integers=integers)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,7 +80,7 @@ class Finetuner:
         self.full = OnnxModule(model)
         self.module = OnnxModule(model if whole else onnx_from_checkpoint(ckpt, settings.crop))
         self.teacher = copy.deepcopy(self.module).requires_grad_(False)
-        self.before = self._score(export_runner(ckpt, threads).first)[0]
+        self.before = self.frames.scored(export_runner(ckpt, threads).first)[0]
         if settings.target is not None:
             self._quantise(model, settings.target)
         self._start_masks()
@@ -205,7 +204,7 @@ class Finetuner:
         network = network_from_folded(self.spec, self.full.folded())
         found: dict[str, Any] = {"miou": math.nan}
         if due:
-            score, labels = self._score(self._export(network))
+            score, labels = self.frames.scored(self._export(network))
             found["miou"] = score.miou
             found.update({f"iou/{k}": math.nan if v is None else v for k, v in score.per_class.items()})
         row = {**row, **found, "seconds": (time.perf_counter_ns() - started) / 1e9}
@@ -253,16 +252,6 @@ class Finetuner:
         that the figure of a checkpoint is that of its export on every target, whatever the order of float sums."""
         info = {} if self.settings.target is None else {"quantisation": self.quantisation()}
         return export_runner(Checkpoint(self.spec, network, info), self.threads).first
-
-    def _score(self, network: Network) -> tuple[Score, list[np.ndarray[Any, Any]]]:
-        """The score, and the labels (h, w) of every frame. network: uint8 batch → labels (1, h, w)."""
-        labels: list[np.ndarray[Any, Any]] = []
-
-        def kept(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            labels.append(network(batch)[0].copy())
-            return labels[-1][None]
-
-        return self.frames.score(kept), labels
 
     def _result(self, start: float) -> FinetuneResult:
         best = self.out / "best.pth"
