@@ -40,17 +40,20 @@ class Score:
 class Frames:
     """The preprocessed frames and labels of a dataset, kept in memory, so that many networks can be scored quickly.
 
+    Args:
+        frame_hw: (height, width) in pixels of what the network takes; by default the spec's input size.
+
     Raises GradsegError if no pixel is labelled.
     """
 
-    def __init__(self, data: Dataset, spec: ModelSpec) -> None:
+    def __init__(self, data: Dataset, spec: ModelSpec, frame_hw: Optional[Tuple[int, int]] = None) -> None:
         if tuple(data.classes) != tuple(spec.classes):
             raise GradsegError(
                 f"the network's classes {list(spec.classes)} are not the data's {list(data.classes)}; "
                 "measure on data with the classes it was trained on"
             )
         self.spec = spec
-        prepare = Preprocessor(spec.input_hw)
+        prepare = Preprocessor(frame_hw or spec.input_hw)
         self._kept: List[Tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         for index in range(len(data)):
             sample = data[index]

@@ -215,8 +215,8 @@ def _two_channels(graph: Graph, tensor: str, head: Head, threshold: float) -> st
 def _taken_labels(graph: Graph, head: Head, size_hw: Tuple[int, int]) -> None:
     """Labels of any type and of (h, w) with ones around → uint8 (1, H, W), the last node a Cast."""
     labels = graph.add("Cast", [head.tensor], graph.fresh("labels_int32"), to=TensorProto.INT32)
+    labels = graph.add("Cast", [labels], graph.fresh("labels_float"), to=TensorProto.FLOAT)  # TensorRT: see label_head
     if head.hw != size_hw:
-        labels = graph.add("Cast", [labels], graph.fresh("labels_float"), to=TensorProto.FLOAT)
         labels = graph.add("Reshape", [labels, graph.constant("small", np.asarray([1, 1, *head.hw], np.int64))])
         factor = size_hw[0] // head.hw[0]
         scales = graph.constant("label_factor", np.asarray([1, 1, factor, factor], np.float32))

@@ -48,10 +48,10 @@ class Loaded:
         return next((e.value for e in self.model.metadata_props if e.key == metadata.PRECISION), "fp32")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True) -> None:
-    """The arguments that every export script shares."""
+def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True, optional: bool = False) -> None:
+    """The arguments that every export script shares. optional: the model may be left out."""
     kinds = "checkpoint (.pth) or ONNX model (.onnx)" if onnx else "checkpoint (.pth)"
-    parser.add_argument("model", help=kinds)
+    parser.add_argument("model", nargs="?" if optional else None, help=kinds)
     parser.add_argument("-o", "--out", help="file to write; by default beside the input")
     parser.add_argument(
         "--arch", help="architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"
@@ -209,6 +209,11 @@ def model_from_onnx(
     Raises GradsegError for a file that is not ONNX, that nothing is said of, or that is not as described.
     """
     values = metadata.read_metadata(path)
+    if metadata.FRAME_SIZE in values or metadata.BATCH in values:
+        raise GradsegError(
+            f"{path}: was made with --frame-size or --batch, and what comes after that takes it only as it is; give "
+            "the file that was made without them, or the checkpoint"
+        )
     if metadata.SPEC in values:
         given = given_as(metadata.spec_from_metadata(values, path))
     elif given is None:

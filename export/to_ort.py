@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gradseg.calibration.sessions import OnnxRunner
+from gradseg.calibration.sources import default_source
 from gradseg.export.inputs import (
+    Loaded,
     add_calibration_arguments,
     add_model_arguments,
     check_out,
@@ -23,6 +25,7 @@ from gradseg.export.inputs import (
     write_out,
 )
 from gradseg.models.errors import run_main
+from gradseg.models.spec import parse_size
 
 TARGETS = ("cpu", "tidl", "trt")
 TIMED_ROUNDS = 12
@@ -46,6 +49,9 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         choices=("auto", "on", "off"),
         help="INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
     )
+    parser.add_argument(
+        "--frame-size", metavar="HxW", help="put the resizing of frames of this size, and of their labels, inside"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; by default ONNX Runtime chooses")
     parser.add_argument("--no-timing", action="store_true", help="skip the short comparison with FP32")
     return parser.parse_args(argv)
@@ -53,6 +59,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
+    frame_hw = parse_size(args.frame_size) if args.frame_size else None
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.onnx")
     check_out(args.model, out, (".onnx",))
     need_packages(args.model, "onnx", "onnxruntime")
@@ -60,14 +67,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     loaded = load_any(args)
     made = int8_for_ort(loaded, args) if args.precision == "int8" else fp32_model(loaded, args)
-    write_out(out, made.data)
-    height, width = loaded.spec.input_hw
+    data, lines = (made.data, made.lines) if frame_hw is None else _resizing(made, loaded, frame_hw, args)
+    write_out(out, data)
+    height, width = frame_hw or loaded.spec.input_hw
     print(f"wrote {out}: {size_text(out)}, {height}x{width}, {args.precision}")
-    for line in made.lines:
+    for line in lines:
         print(line)
     if made.runners and not args.no_timing:
         print(timing_line(made.runners, made.batch))
     return 0
+
+
+def _resizing(
+    made: Any, loaded: Loaded, frame_hw: Tuple[int, int], args: argparse.Namespace
+) -> Tuple[bytes, List[str]]:
+    """The file with the resizing inside, and what to tell the user."""
+    import onnx
+
+    from gradseg.export.borders import check_borders, with_borders
+
+    plain = onnx.ModelProto.FromString(made.data)
+    baked = with_borders(plain, loaded.spec, 1, frame_hw)
+    lines = check_borders(plain, baked, loaded.spec, args.data or default_source(frame_hw), args.model)[1]
+    return baked.SerializeToString(), [*made.lines, *lines]
 
 
 def timing_line(runners: Dict[str, OnnxRunner], batch: np.ndarray[Any, Any]) -> str:

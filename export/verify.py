@@ -45,21 +45,32 @@ class Agreement:
         else:
             self.pixels, self.equal = self.pixels + int(counted.sum()), self.equal + int((same & counted).sum())
             self.ties += int((~counted).sum())
-        self.frames += 1
+        self.frames += labels.shape[0] if labels.ndim == 3 else 1
 
     def __str__(self) -> str:
         ties = f", {self.ties} near-ties left out" if self.ties else ""
         return f"{100 * self.fraction:.4f} % of {self.pixels} pixels in {self.frames} frames{ties}"
 
 
-def verification_batches(source: str, input_hw: tuple[int, int], limit: int = FRAMES) -> List[np.ndarray[Any, Any]]:
-    """Up to `limit` preprocessed frames, uint8 BGR (1, h, w, 3); a single one is joined by its mirror image."""
+def verification_batches(
+    source: str, input_hw: tuple[int, int], limit: int = FRAMES, batch: int = 1
+) -> List[np.ndarray[Any, Any]]:
+    """Up to `limit` preprocessed batches, uint8 BGR (batch, h, w, 3); a single frame is joined by its mirror image.
+
+    In each batch stand `batch` frames in a row, from one further on than in the batch before.
+    """
     prepare = Preprocessor(input_hw)
     batches = [prepare(frame).copy() for frame in open_frames(source, limit)]
     if not batches:
         raise GradsegError(f"{source}: no frames to verify with")
     if len(batches) == 1:
         batches.append(np.ascontiguousarray(batches[0][:, :, ::-1]))
+    if batch > 1:
+        frames = batches
+        batches = [
+            np.concatenate([frames[(first + index) % len(frames)] for index in range(batch)])
+            for first in range(len(frames))
+        ]
     return batches
 
 
@@ -137,8 +148,12 @@ def check_alive(
     ]
 
 
-def check_as_it_is(data: bytes, input_hw: tuple[int, int], source: str, where: str) -> Tuple[List[str], str]:
+def check_as_it_is(
+    data: bytes, input_hw: tuple[int, int], source: str, where: str, batch: int = 1
+) -> Tuple[List[str], str]:
     """`check_alive` for an ONNX file that is used unchanged: warnings, and what was found in one line.
+
+    input_hw, batch: of the frames that it takes.
 
     Without onnxruntime, or where that cannot load the file, the line says that nothing was measured. Needs no onnx;
     without it `check_alive` cannot look at the scores.
@@ -156,10 +171,10 @@ def check_as_it_is(data: bytes, input_hw: tuple[int, int], source: str, where: s
     else:
         model = onnx.ModelProto.FromString(data)
 
-        def scores(batch: np.ndarray[Any, Any]) -> Optional[np.ndarray[Any, Any]]:
-            return scores_of(model, batch, where)
+        def scores(frames: np.ndarray[Any, Any]) -> Optional[np.ndarray[Any, Any]]:
+            return scores_of(model, frames, where)
 
-    batches = verification_batches(source, input_hw)
-    warnings = check_alive(lambda batch: runner.run(batch)[0], batches, where, scores)
+    batches = verification_batches(source, input_hw, batch=batch)
+    warnings = check_alive(lambda frames: runner.run(frames)[0], batches, where, scores)
     found = "repeatable" if warnings else "repeatable, and not the same for every frame"
     return warnings, f"labels: {found}, {len(batches)} frames of the ONNX in ONNX Runtime on the CPU"

@@ -2,7 +2,9 @@
 
 Keys of `metadata_props`: gradseg.spec (ModelSpec JSON), gradseg.format (deployment | logits), gradseg.precision
 (fp32 | fp16 | int8), gradseg.calibration (JSON, INT8 only), gradseg.target (cpu | trt: INT8, and FP32 in
-the form for ONNX Runtime).
+the form for ONNX Runtime), gradseg.frame_size ("720x1280": resizing from and to frames of this size is in the graph)
+and gradseg.batch ("4": frames per call), these two only where they are not the spec's size and 1; gradseg.partner
+("fp16": what an INT8 model's other floats are in, where that is not float32).
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import require_file
-from gradseg.models.spec import ModelSpec
+from gradseg.models.spec import ModelSpec, parse_size
 
 SPEC, FORMAT, PRECISION = "gradseg.spec", "gradseg.format", "gradseg.precision"
 CALIBRATION, TARGET = "gradseg.calibration", "gradseg.target"
+FRAME_SIZE, BATCH = "gradseg.frame_size", "gradseg.batch"
+PARTNER = "gradseg.partner"
 DEPLOYMENT, LOGITS = "deployment", "logits"
 
 
@@ -86,6 +90,23 @@ def spec_from_metadata(metadata: Mapping[str, str], where: Union[str, Path]) -> 
             "or export it again from its checkpoint: python export/to_onnx.py CKPT"
         )
     return ModelSpec.from_json(metadata[SPEC], f"{where}: {SPEC}")
+
+
+def borders(
+    values: Mapping[str, str], spec: ModelSpec, where: Union[str, Path] = "model"
+) -> Tuple[int, Tuple[int, int]]:
+    """(batch, (height, width)) of the frames that a deployment-form model takes; 1 and the spec's size by default.
+
+    GradsegError for what cannot be a size or a number of frames.
+    """
+    batch = values.get(BATCH, "1")
+    if not batch.isdecimal() or int(batch) < 1:
+        raise GradsegError(f"{where}: {BATCH} is {batch!r}, not a number of frames; export it again")
+    try:
+        frame_hw = parse_size(values[FRAME_SIZE]) if FRAME_SIZE in values else spec.input_hw
+    except GradsegError as error:
+        raise GradsegError(f"{where}: {FRAME_SIZE}: {error}") from error
+    return int(batch), frame_hw
 
 
 def set_metadata(model: Any, values: Mapping[str, Optional[str]]) -> None:

@@ -2,7 +2,8 @@
 
 Needs: one graph output, float32 logits (1, C, H, W), with static shapes.
 Promises: the output is `labels`, uint8 (1, H, W), the index of the largest logit, the first one on ties; the last node
-is Cast (TensorRT writes uint8 only from a Cast on the border). If the logits come from an unpadded 2x2 stride-2
+is Cast (TensorRT writes uint8 only from a Cast on the border, and its documentation names only floats as what may be
+cast to uint8; they hold the labels exactly). If the logits come from an unpadded 2x2 stride-2
 deconvolution, it becomes a 1x1 convolution to 4 * C channels whose argmax is taken before the pixels are interleaved:
 each output pixel of such a deconvolution reads one input pixel, so the four classes' maps are independent. Labels are
 interleaved (as floats, which hold them exactly) instead of logits.
@@ -32,7 +33,7 @@ def label_head(graph: Graph, logits_shape: Sequence[int]) -> None:
         labels = _interleaved_labels(graph, producer, classes, height // 2, width // 2)
     else:
         labels = graph.add("ArgMax", [logits], graph.fresh("classes"), axis=1, keepdims=0)
-        labels = graph.add("Cast", [labels], graph.fresh("classes_int32"), to=TensorProto.INT32)
+        labels = graph.add("Cast", [labels], graph.fresh("classes_float"), to=TensorProto.FLOAT)
     graph.add("Cast", [labels], OUTPUT, to=TensorProto.UINT8)
     del graph.model.graph.output[:]
     graph.model.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [1, height, width]))
