@@ -27,6 +27,7 @@ from gradseg.export.foreign import deployment_from_foreign
 from gradseg.export.foreign_spec import Given
 from gradseg.export.int8 import form_for
 from gradseg.export.trt_build import build_plan
+from gradseg.export.trt_options import BuildOptions
 from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 
@@ -78,7 +79,8 @@ def test_odd_networks_keep_their_labels_in_int8(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*TOYS, "mobile", "squeeze_excite", "conv_next", "mixed_concat", "sums", "resizes"])
 def test_their_trt_graphs_build(name: str) -> None:
-    built = build_plan(int8(name, "trt").SerializeToString(), spec(), "int8", ["sm89"], name, find_rtx())
+    data, options = int8(name, "trt").SerializeToString(), BuildOptions("int8", ("sm89",))
+    built = build_plan(data, options, name, find_rtx(), spec().input_hw)
     assert len(built.plan) > 10_000
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import sys
-import types
-from typing import Any, Tuple
+from typing import Any, Sequence, Tuple
 
 import onnx
 import pytest
 from export_toys import HW, SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
+from trt_surfaces import make, surface
 
 from gradseg.calibration.int8 import Settings, int8_from_fp32
 from gradseg.runtime.trt_library import import_one
@@ -33,50 +33,36 @@ def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-class FakeTensor:
-    def __init__(self, shape: Tuple[int, ...]) -> None:
-        self.shape, self.dtype = shape, "uint8"
+def network_of(trt: Any, layers: Sequence[Any] = (), hw: Tuple[int, int] = HW, batch: int = 1) -> None:
+    """Cans a deployment-form network of these layers, and a plan, for a stand-in from `surface`."""
+    shape = (batch, *hw)
+    trt.returns.update(
+        {
+            "INetworkDefinition.num_inputs": 1,
+            "INetworkDefinition.num_outputs": 1,
+            "INetworkDefinition.num_layers": len(layers),
+            "INetworkDefinition.get_layer": lambda index: layers[index],
+            "INetworkDefinition.get_input": lambda index: make(trt, "ITensor", shape=(*shape, 3), dtype=uint8(trt)),
+            "INetworkDefinition.get_output": lambda index: make(trt, "ITensor", shape=shape, dtype=uint8(trt)),
+            "IHostMemory.bytes": b"plan",
+        }
+    )
 
 
-def classic(version: str = "8.5.2", typed: bool = False, gpu: bool = True) -> Any:
-    """A stand-in for the `tensorrt` module: what `build_plan` touches, as 8.5 (or, typed, as 11) has it."""
-    trt: Any = types.ModuleType("tensorrt")
-    trt.__version__ = version
-    trt.DataType = types.SimpleNamespace(UINT8="uint8")
-    trt.NetworkDefinitionCreationFlag = types.SimpleNamespace(**({} if typed else {"EXPLICIT_BATCH": 0}))
-    trt.BuilderFlag = types.SimpleNamespace(**({} if typed else {"FP16": "FP16", "INT8": "INT8"}))
+def uint8(trt: Any) -> Any:
+    return trt.DataType.UINT8
 
-    class ILogger:
-        Severity = types.SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
 
-    class Builder:
-        def __init__(self, logger: Any) -> None:
-            if not gpu:
-                logger.log(1, "CUDA initialization failure with error: 100")
-                raise TypeError("pybind11::init(): factory function returned nullptr")
+def classic(version: str = "8.5.3", gpu: bool = True) -> Any:
+    """A stand-in for the `tensorrt` module of a recorded version, which builds b"plan" from anything."""
+    trt = surface(version)
+    network_of(trt)
+    if not gpu:
 
-        def create_network(self, flags: int) -> Any:
-            trt.network_flags = flags
-            return types.SimpleNamespace(
-                num_inputs=1,
-                num_outputs=1,
-                get_input=lambda index: FakeTensor((1, *HW, 3)),
-                get_output=lambda index: FakeTensor((1, *HW)),
-            )
+        def refuse(logger: Any) -> Any:
+            logger.log(trt.ILogger.Severity.WARNING, "Unable to determine GPU memory usage")
+            logger.log(trt.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
-        def create_builder_config(self) -> Any:
-            trt.set_flags = []
-            return types.SimpleNamespace(set_flag=trt.set_flags.append)
-
-        def build_serialized_network(self, network: Any, config: Any) -> bytes:
-            return b"plan"
-
-    class OnnxParser:
-        def __init__(self, network: Any, logger: Any) -> None:
-            pass
-
-        def parse(self, data: bytes) -> bool:
-            return True
-
-    trt.ILogger, trt.Builder, trt.OnnxParser = ILogger, Builder, OnnxParser
+        trt.returns["Builder"] = refuse
     return trt
