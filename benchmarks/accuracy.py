@@ -17,7 +17,7 @@ from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import Engine, open_engine, read_spec
+from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec
 from gradseg.runtime.metrics import Confusion
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
@@ -31,8 +31,11 @@ def measure(engine: Engine, data: Dataset, against: Optional[Engine] = None, sho
     check_classes(engine, data)
     if against is not None:
         check_classes(against, data)
-    preprocess = Preprocessor(engine.spec.input_hw)
-    second = Preprocessor(against.spec.input_hw) if against else None
+    for each in filter(None, (engine, against)):
+        if each.batch != 1:
+            raise GradsegError(f"{each.name}: takes {each.batch} frames at a time; measure one built with --batch 1")
+    preprocess = Preprocessor(engine.frame_hw)
+    second = Preprocessor(against.frame_hw) if against else None
     confusion, other = Confusion(engine.spec.num_classes), Confusion(engine.spec.num_classes)
     same = pixels = 0
     for index in tracked(range(len(data)), shown):
@@ -87,13 +90,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--limit", type=int, help="use at most this many frames")
     parser.add_argument("--threads", type=int, help="CPU threads of the engines")
     parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file without GradSeg metadata")
+    parser.add_argument("--provider", choices=PROVIDERS, help="what ONNX Runtime runs --engine on (default: cpu)")
     arguments = parser.parse_args(argv)
     if arguments.json:
         given = (arguments.engine, arguments.against, arguments.spec)
         refuse_inputs(arguments.json, [path for path in given if path], "--json")
     data = open_data(arguments.data, arguments.limit)
     spec = read_spec(arguments.spec) if arguments.spec else None
-    engine = open_engine(arguments.engine, arguments.threads, spec)
+    engine = open_engine(arguments.engine, arguments.threads, spec, arguments.provider)
     against = open_engine(arguments.against, arguments.threads) if arguments.against else None
     result = measure(engine, data, against, shown=True)
     for name, value in result["per_class"].items():
@@ -110,6 +114,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             engine_device=engine.device,
             backend=engine.backend,
             precision=engine.precision,
+            provider=getattr(engine, "provider", None),
+            frame_hw=list(engine.frame_hw),
             data=arguments.data,
             limit=arguments.limit,
         )

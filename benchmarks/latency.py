@@ -1,7 +1,8 @@
 """Latency of engines on this device, measured in one run and in turn, so that drift of the clocks cancels.
 
 `python benchmarks/latency.py --engine E... [--json F]`. A frame at frame size goes through the runtime's preprocessing,
-the engine and the label upsampling; every stage is timed, nothing is left out and no slow sample is dropped.
+the engine and the label upsampling; every stage is timed, nothing is left out and no slow sample is dropped. An engine
+that takes several frames at a time gets as many; the times are of the whole batch then, FPS counts frames.
 Needs NumPy, OpenCV and one engine (Python 3.8 or newer).
 """
 
@@ -17,9 +18,9 @@ import numpy as np
 from gradseg.data.scenes import SceneVideo
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import refuse_inputs, write_json
-from gradseg.models.spec import parse_size
+from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import Engine, open_engine, read_spec
+from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, overlapping, read_spec
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 STAGES = ("preprocess", "infer", "postprocess")
@@ -31,26 +32,30 @@ class Timed:
     """One engine with its buffers and the nanoseconds measured so far, (samples, stages)."""
 
     def __init__(self, engine: Engine, frame_hw: Sequence[int]) -> None:
-        self.engine = engine
-        self.preprocess = Preprocessor(engine.spec.input_hw)
-        self.labels: np.ndarray[Any, Any] = np.empty((int(frame_hw[0]), int(frame_hw[1])), np.uint8)
+        self.engine, self.staged = engine, overlapping(engine)
+        self.preprocess = Preprocessor(engine.frame_hw)
+        self.batch: np.ndarray[Any, Any] = np.empty((engine.batch, *engine.frame_hw, 3), np.uint8)
+        self.labels: np.ndarray[Any, Any] = np.empty((engine.batch, int(frame_hw[0]), int(frame_hw[1])), np.uint8)
         self.samples: List[Sequence[int]] = []
 
     def step(self, frame: np.ndarray[Any, Any], keep: bool) -> None:
-        """Runs one frame, uint8 BGR (H, W, 3); keeps its stage times if asked."""
+        """Runs one batch of a frame, uint8 BGR (H, W, 3), repeated; keeps its stage times if asked."""
         clock = time.perf_counter_ns
         begin = clock()
-        batch = self.preprocess(frame)
+        batch = self.batch if self.staged is None else self.staged.staging
+        for index in range(len(batch)):
+            self.preprocess(frame, batch[index : index + 1])
         prepared = clock()
         labels = self.engine.infer(batch)
         inferred = clock()
-        resize_labels(labels[0], self.labels.shape, self.labels)
+        for small, large in zip(labels, self.labels):
+            resize_labels(small, large.shape, large)
         done = clock()
         if keep:
             self.samples.append((prepared - begin, inferred - prepared, done - inferred))
 
     def row(self) -> Dict[str, Any]:
-        """Percentiles in milliseconds over the whole samples, and the frame rate of their mean."""
+        """Percentiles in milliseconds per batch over the whole samples, and the frame rate of their mean."""
         stages = np.asarray(self.samples, np.float64) / 1e6
         total = stages.sum(axis=1)
         p50, p90, p99 = (float(v) for v in np.percentile(total, (50, 90, 99)))
@@ -60,13 +65,17 @@ class Timed:
             "device": self.engine.device,
             "threads": self.engine.threads,
             "precision": self.engine.precision,
+            "provider": getattr(self.engine, "provider", None),
+            "cuda_graph": bool(getattr(self.engine, "uses_cuda_graph", False)),
             "input_hw": list(self.engine.spec.input_hw),
+            "frame_hw": list(self.engine.frame_hw),
+            "batch": self.engine.batch,
             "p50_ms": p50,
             "p90_ms": p90,
             "p99_ms": p99,
             "mean_ms": float(total.mean()),
             "max_ms": float(total.max()),
-            "fps": 1000.0 / float(total.mean()),
+            "fps": 1000.0 * self.engine.batch / float(total.mean()),
             "stages_p50_ms": {name: float(v) for name, v in zip(STAGES, np.percentile(stages, 50, axis=0))},
             "samples": len(total),
         }
@@ -96,19 +105,36 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", required=True, nargs="+", help="engine files: .onnx, .pth, .plan")
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--frame-size", help="frame HxW (default: the first engine's input size)")
+    parser.add_argument("--frame-size", help="frame HxW (default: what the first engine takes)")
     parser.add_argument("--warmup", type=int, default=10, help="untimed frames")
     parser.add_argument("--samples", type=int, default=100, help="timed frames per engine")
     parser.add_argument("--threads", type=int, help="CPU threads of the engines")
     parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for ONNX files without GradSeg metadata")
+    parser.add_argument("--provider", choices=PROVIDERS, help="what ONNX Runtime runs .onnx files on (default: cpu)")
+    parser.add_argument("--no-cuda-graph", action="store_true", help="enqueue the inference of plans plainly")
     arguments = parser.parse_args(argv)
     if arguments.samples < 1 or arguments.warmup < 0:
         raise GradsegError("--samples must be at least 1 and --warmup at least 0")
     if arguments.json:
         refuse_inputs(arguments.json, [*arguments.engine, *([arguments.spec] if arguments.spec else [])], "--json")
     spec = read_spec(arguments.spec) if arguments.spec else None
-    engines = [open_engine(path, arguments.threads, spec) for path in arguments.engine]
-    frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].spec.input_hw
+    engines: List[Engine] = []
+    try:
+        for path in arguments.engine:
+            engines.append(_opened(path, arguments, spec))
+        return _report(engines, arguments)
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def _opened(path: str, arguments: argparse.Namespace, spec: Optional[ModelSpec]) -> Engine:
+    provider = arguments.provider if Path(path).suffix.lower() == ".onnx" else None
+    return open_engine(path, arguments.threads, spec, provider, not arguments.no_cuda_graph)
+
+
+def _report(engines: Sequence[Engine], arguments: argparse.Namespace) -> int:
+    frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].frame_hw
     rows = measure(engines, frame_hw, arguments.warmup, arguments.samples)
     print(f"{'engine':<32}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'FPS':>8}")
     for row in rows:

@@ -1,90 +1,130 @@
-"""The few CUDA calls that an engine needs, through NVIDIA's cuda-python; both of its module layouts."""
+"""The few CUDA calls that an engine needs, through whichever of cuda-python and pycuda the device has."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
-from typing import Any, Tuple
+from typing import Any, Callable, ContextManager, List, Optional, Tuple, Type
 
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-
-NEEDS = "needs an NVIDIA GPU with its driver and cuda-python"
-
-
-def import_cudart(where: str) -> Any:
-    """The runtime-API module of cuda-python; GradsegError with exit code 3 if it cannot be imported."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):  # since 12.8, and before
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError):  # the latter two without the driver's libraries
-            continue
-    raise GradsegError(f"{where} {NEEDS}; cuda-python cannot be imported here: pip install cuda-python", 3)
+from gradseg.runtime.gpu import Gpu
 
 
 class Cuda:
-    """Device 0, one stream, pinned host buffers. Raises GradsegError (exit code 3) where there is no GPU."""
+    """Device 0: streams, events, page-locked and device memory, CUDA graphs. One thread at a time uses it.
+
+    Everything taken is kept in `_held` and given back by `close`. Streams and events are the backend's own objects.
+    What CUDA refuses raises RuntimeError with CUDA's own name for it; too little memory a GradsegError (exit code 3).
+
+    name: the library and its version. graphs: whether it can capture CUDA graphs.
+    """
+
+    name: str
+    graphs: bool
+    _errors: Tuple[Type[BaseException], ...] = (RuntimeError,)  # what the backend raises when CUDA reports an error
 
     def __init__(self, where: str) -> None:
-        self._rt = import_cudart(where)
-        try:
-            result = self._rt.cudaGetDeviceCount()
-        except RuntimeError as error:  # cuda-python without a driver to load
-            raise GradsegError(f"{where} {NEEDS}; this machine has no usable GPU ({error})", 3) from error
-        if int(result[0]) != 0 or int(result[1]) < 1:
-            raise GradsegError(f"{where} {NEEDS}; this machine has no usable GPU", 3)
-        properties = self.call("cudaGetDeviceProperties", 0)
-        raw = properties.name
-        self.device = (raw.decode() if isinstance(raw, bytes) else str(raw)).rstrip("\0")
-        self.compute_capability = f"sm{properties.major}{properties.minor}"
-        self.stream = self.call("cudaStreamCreate")
-        self._host: list[int] = []
-        self._device_memory: list[int] = []
+        self._where = where
+        self._held: List[Callable[[], Any]] = []
 
-    def call(self, name: str, *arguments: Any) -> Any:
-        """One runtime-API call; RuntimeError with CUDA's own name for what went wrong."""
-        result = getattr(self._rt, name)(*arguments)
-        if int(result[0]) != 0:
-            raise RuntimeError(f"{name}: {result[0]}")
-        return result[1] if len(result) > 1 else None
+    def current(self) -> ContextManager[Any]:
+        """While entered, the calling thread's CUDA calls and TensorRT's go to this device."""
+        raise NotImplementedError
 
-    def pinned(self, shape: Tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """Page-locked host array, so that copies need no staging; valid until `close`."""
-        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        pointer = int(self.call("cudaMallocHost", count))
-        self._host.append(pointer)
-        raw = (ctypes.c_uint8 * count).from_address(pointer)
-        array: np.ndarray[Any, Any] = np.frombuffer(raw, np.uint8).view(dtype).reshape(shape)
-        return array
+    def stream(self) -> Any:
+        """A new stream that does not wait for the default stream."""
+        raise NotImplementedError
+
+    def address_of(self, stream: Any) -> int:
+        """The stream as TensorRT takes it."""
+        raise NotImplementedError
+
+    def event(self, timed: bool = False) -> Any:
+        """A new event; only a timed one has a time (`milliseconds`), the others cost less."""
+        raise NotImplementedError
+
+    def pinned(self, shape: Tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Page-locked host array, uint8, zeros: the GPU copies from and to it by itself. Valid until `close`."""
+        raise NotImplementedError
 
     def device_buffer(self, count: int) -> int:
         """Device memory of `count` bytes: its address, valid until `close`."""
-        pointer = int(self.call("cudaMalloc", count))
-        self._device_memory.append(pointer)
-        return pointer
+        raise NotImplementedError
 
-    def upload(self, host: np.ndarray[Any, Any], device: int) -> None:
-        """Queues a copy host → device."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self.call("cudaMemcpyAsync", device, host.ctypes.data, host.nbytes, kind, self.stream)
+    def upload(self, host: np.ndarray[Any, Any], device: int, stream: Any) -> None:
+        """Queues a copy host → device; `host` must stay as it is until the stream is past it."""
+        raise NotImplementedError
 
-    def download(self, device: int, host: np.ndarray[Any, Any]) -> None:
-        """Queues a copy device → host."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, kind, self.stream)
+    def download(self, device: int, host: np.ndarray[Any, Any], stream: Any) -> None:
+        """Queues a copy device → host; `host` is valid once the stream is past it."""
+        raise NotImplementedError
 
-    def wait(self) -> None:
-        """Until everything queued is done."""
-        self.call("cudaStreamSynchronize", self.stream)
+    def record(self, event: Any, stream: Any) -> None:
+        """Queues: the event happens when the stream comes to here."""
+        raise NotImplementedError
+
+    def wait_for(self, stream: Any, event: Any) -> None:
+        """Queues: the stream goes on when the event's latest `record` has happened. The caller does not wait."""
+        raise NotImplementedError
+
+    def synchronise(self, stream: Any) -> None:
+        """Waits until everything queued on the stream is done; other Python threads run meanwhile."""
+        raise NotImplementedError
+
+    def milliseconds(self, begin: Any, end: Any) -> float:
+        """Time between two timed events that have happened."""
+        raise NotImplementedError
+
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any:
+        """What `work` queues on `stream`, recorded as a CUDA graph for `launch` instead of being run.
+
+        RuntimeError saying why if it cannot be captured; the stream is as before then.
+        """
+        raise RuntimeError(f"{self.name} has no CUDA graphs")
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Queues a captured graph."""
+        raise RuntimeError(f"{self.name} has no CUDA graphs")
+
+    def drop_graphs(self) -> None:
+        """Destroys the captured graphs; none of them may be under way."""
 
     def close(self) -> None:
-        """Frees every buffer and the stream, each once, even if CUDA reports an error for one of them."""
-        held = [("cudaFree", pointer) for pointer in self._device_memory]
-        held += [("cudaFreeHost", pointer) for pointer in self._host]
-        held += [("cudaStreamDestroy", self.stream)] if self.stream is not None else []
-        self._device_memory, self._host, self.stream = [], [], None
-        for name, what in held:
-            with contextlib.suppress(RuntimeError):  # an earlier fault on the GPU is reported here once more
-                self.call(name, what)
+        """Gives back all that was taken, latest first, each once, even if CUDA reports an error for one of them.
+
+        The caller has waited for its streams, and holds none of the streams, events and graphs any more.
+        """
+        while self._held:
+            with contextlib.suppress(*self._errors):  # an earlier fault on the GPU is reported here once more
+                self._held.pop()()
+
+    def _no_memory(self, count: int) -> GradsegError:
+        return GradsegError(
+            f"{self._where}: not enough memory for {count / 1e6:.1f} MB more; close other programs that use the GPU", 3
+        )
+
+
+def open_cuda(where: str, gpu: Gpu) -> Cuda:
+    """cuda-python, which can capture CUDA graphs, or else pycuda.
+
+    GradsegError with exit code 3 if neither is there, or what is there does not work with the driver.
+    """
+    from gradseg.runtime.cuda_pycuda import CudaPycuda
+    from gradseg.runtime.cuda_python import CudaPython
+
+    problems: List[str] = []
+    for kind in (CudaPython, CudaPycuda):
+        try:
+            found: Optional[Cuda] = kind.open(where)
+        except RuntimeError as error:
+            problems.append(str(error))
+            continue
+        if found is not None:
+            return found
+    major = gpu.cuda.split(".")[0]
+    raise GradsegError(
+        f"{where} needs cuda-python or pycuda; {'; '.join(problems) or 'neither can be imported here'}. "
+        f"This driver supports CUDA {gpu.cuda}: pip install 'cuda-python=={major}.*'",
+        3,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Protocol, Union
+from typing import Any, Dict, Optional, Protocol, Tuple, Union, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from gradseg.models.files import read_json, require_file
 from gradseg.models.spec import ModelSpec
 
 MAX_THREADS = 1024
+PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
 SUFFIXES = ".onnx (ONNX Runtime), .pth (PyTorch), .plan or .engine (TensorRT)"
 
 
@@ -22,6 +23,8 @@ class Engine(Protocol):
     spec: what the network was trained on and how it wants its input. name: the file's path.
     backend: library and version ("onnxruntime 1.20.0"). device: "CPU" or the accelerator's name.
     precision: "fp32", "int8", … as the artefact says. threads: CPU threads it computes with, None on a GPU backend.
+    batch: how many frames one call takes, mostly 1. frame_hw: (height, width) of what `infer` takes and gives:
+    spec.input_hw, or the frame size that was built into the artefact, which then resizes by itself.
     """
 
     spec: ModelSpec
@@ -30,9 +33,11 @@ class Engine(Protocol):
     device: str
     precision: str
     threads: Optional[int]
+    batch: int
+    frame_hw: Tuple[int, int]
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """uint8 BGR (1, h, w, 3) with (h, w) = spec.input_hw → uint8 labels (1, h, w), valid until the next call."""
+        """uint8 BGR (batch, h, w, 3) with (h, w) = frame_hw → uint8 labels (batch, h, w), valid until the next call."""
         ...
 
     def close(self) -> None:
@@ -40,25 +45,62 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> Engine:
+@runtime_checkable
+class Overlapping(Protocol):
+    """What an engine has that can take the next batch while it works on one: at most two are under way."""
+
+    @property
+    def staging(self) -> np.ndarray[Any, Any]:
+        """uint8 (batch, h, w, 3) to preprocess the next batch into, which then is not copied again."""
+        ...
+
+    def begin(self, batch: np.ndarray[Any, Any]) -> None:
+        """Starts a batch and returns."""
+        ...
+
+    def finish(self) -> np.ndarray[Any, Any]:
+        """Waits for the labels of the batch begun first; valid until the next `begin`."""
+        ...
+
+
+def overlapping(engine: Engine) -> Optional[Overlapping]:
+    """The engine, if it is one of those; asked once, when nothing is under way yet."""
+    return engine if isinstance(engine, Overlapping) else None
+
+
+def open_engine(
+    path: Union[str, Path],
+    threads: Optional[int] = None,
+    spec: Optional[ModelSpec] = None,
+    provider: Optional[str] = None,
+    cuda_graph: bool = True,
+) -> Engine:
     """Opens an engine file; its suffix picks the backend, which is imported only now.
 
     Args:
         path: .onnx, .pth, .plan or .engine.
         threads: CPU threads for the network; None: the backend's usual number. Ignored by GPU backends.
         spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
+        provider: of ONNX Runtime, for an .onnx: "cpu" (also with None), "cuda" or "tensorrt".
+        cuda_graph: for a TensorRT plan: run it as a CUDA graph where that can be done.
 
     Raises:
-        GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2); a backend or device
-            that is not there (exit code 3).
+        GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2; StalePlan for a plan
+            that building again mends); a backend or device that is not there (exit code 3).
     """
     check_threads(threads)
+    if provider not in (None, *PROVIDERS):
+        raise GradsegError(f"--provider {provider}: expected {', '.join(PROVIDERS)}")
     found = require_file(path, f"an engine: {SUFFIXES}")
     suffix = found.suffix.lower()
     if suffix == ".onnx":
         from gradseg.runtime.ort_engine import OrtEngine
 
-        return OrtEngine(found, threads, spec)
+        return OrtEngine(found, threads, spec, provider or "cpu")
+    if provider is not None and suffix in (".pth", ".plan", ".engine"):
+        raise GradsegError(
+            f"--provider {provider}: is for .onnx files, which ONNX Runtime runs; leave it out for {found}"
+        )
     if suffix == ".pth":
         from gradseg.runtime.torch_engine import TorchEngine
 
@@ -66,7 +108,7 @@ def open_engine(path: Union[str, Path], threads: Optional[int] = None, spec: Opt
     if suffix in (".plan", ".engine"):
         from gradseg.runtime.trt_engine import TrtEngine
 
-        return TrtEngine(found, spec)
+        return TrtEngine(found, spec, cuda_graph)
     raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {SUFFIXES}")
 
 
@@ -76,11 +118,11 @@ def check_threads(threads: Optional[int]) -> None:
         raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}; leave it out to let the backend choose")
 
 
-def check_batch(batch: np.ndarray[Any, Any], spec: ModelSpec) -> None:
-    """Raises GradsegError unless `batch` is C-contiguous uint8 (1, h, w, 3) at the spec's size."""
-    if batch.dtype != np.uint8 or batch.shape != (1, *spec.input_hw, 3) or not batch.flags.c_contiguous:
+def check_batch(batch: np.ndarray[Any, Any], count: int, frame_hw: Tuple[int, int]) -> None:
+    """Raises GradsegError unless `batch` is C-contiguous uint8 (count, h, w, 3) with (h, w) = frame_hw."""
+    if batch.dtype != np.uint8 or batch.shape != (count, *frame_hw, 3) or not batch.flags.c_contiguous:
         raise GradsegError(
-            f"engine input: expected contiguous uint8 BGR {(1, *spec.input_hw, 3)}, found {batch.dtype} {batch.shape}"
+            f"engine input: expected contiguous uint8 BGR {(count, *frame_hw, 3)}, found {batch.dtype} {batch.shape}"
         )
 
 

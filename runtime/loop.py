@@ -1,12 +1,16 @@
 """The video loop. The only file that knows the order source → preprocess → engine → postprocess → overlay → sink.
 
 Three threads overlap: capture, inference (with pre- and postprocessing), and the caller's own, which draws and writes.
-Five frame slots go round between them; nothing else is allocated per frame by the loop.
+Five or six frame slots go round between them; nothing else is allocated per frame by the loop.
 
     free ──capture──▶ ready ──inference──▶ done ──overlay, sinks──▶ free
 
 A live source never waits: if `ready` still holds a frame, the newer one takes its place and the older counts as
 dropped. Any other source waits for room, so that nothing is lost. A slow sink slows inference down, not capture.
+
+An engine that can take the next frame while it works on one (`Overlapping`) gets it early, if the source is not live
+and the frame is already there: more frames per second. On a live source it would only make a frame wait inside the
+engine that a newer one could have replaced; there each frame is finished before the next is taken.
 
 Ending: the source ends, a limit is reached, or a signal comes, and what is under way is finished; or a stage raises,
 and the others are woken and stop. In every case the sinks are closed, and the outcome says why.
@@ -14,40 +18,24 @@ and the others are woken and stop. In every case the sinks are closed, and the o
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Sequence
-
-import numpy as np
+from typing import Callable, Dict, List, Optional, Sequence
 
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.channels import Channel, Signals, Stop
 from gradseg.runtime.engine import Engine
+from gradseg.runtime.inference import Inference, Slot
 from gradseg.runtime.overlay import Overlay
-from gradseg.runtime.preprocess import Preprocessor, resize_labels
 from gradseg.runtime.report import STAGES, Latencies
 from gradseg.runtime.sinks import Sink
 from gradseg.runtime.sources import Source
 
-SLOTS = 5  # one each: being captured, ready, in inference, done, being written
+SLOTS = 5  # one each: being captured, ready, in inference, done, being written; one more if two are in inference
 POLL_S = 0.1  # how often the waiting main thread looks at limits
 GRACE_S = 3.0  # how long a source may take to come back from its last read
-
-
-@dataclass
-class Slot:
-    """One frame on its way. Buffers are kept from frame to frame. Times in nanoseconds of `time.perf_counter_ns`."""
-
-    frame: Any = None
-    labels: Any = None
-    index: int = 0
-    t_capture: int = 0
-    capture: int = 0
-    preprocess: int = 0
-    infer: int = 0
-    postprocess: int = 0
-    total: int = 0
 
 
 @dataclass
@@ -99,17 +87,19 @@ class VideoLoop:
         self.engine, self.source, self.sinks = engine, source, list(sinks)
         self._overlay = overlay if any(sink.wants_image for sink in sinks) else None
         self._max_frames, self._duration_s, self._on_frame = max_frames, duration_s, on_frame
-        self._preprocess = Preprocessor(engine.spec.input_hw)
+        self._inference = Inference(engine)
+        self._ahead = self._inference.overlaps and not source.live
         self.stop = Stop()
         self.outcome = Outcome()
         self._latencies = {stage: Latencies() for stage in STAGES}
-        self._free: Channel[Slot] = Channel(SLOTS)
+        slots = SLOTS + int(self._ahead)
+        self._free: Channel[Slot] = Channel(slots)
         self._ready: Channel[Slot] = Channel(1)
         self._done: Channel[Slot] = Channel(1)
         self._reading, self._hurry, self._late = False, False, 0
         # not Thread.is_alive: before Python 3.13 an interrupted join makes a running thread look ended
         self._over = {"capture": threading.Event(), "inference": threading.Event()}
-        for _ in range(SLOTS):
+        for _ in range(slots):
             self._free.put(Slot())
 
     def run(self) -> Outcome:
@@ -207,12 +197,15 @@ class VideoLoop:
     # -- inference thread ----------------------------------------------------------------------------------------
 
     def _infer(self) -> None:
+        if self._ahead:
+            self._infer_ahead()
+            return
         taken = 0
         while True:
             slot = self._ready.get()
             if slot is None:
                 return
-            self._infer_one(slot)
+            self._inference.run(slot)
             taken += 1
             if not self._done.put(slot):
                 return
@@ -222,19 +215,39 @@ class VideoLoop:
                 self._free.abort()
                 return
 
-    def _infer_one(self, slot: Slot) -> None:
-        begin = time.perf_counter_ns()
-        batch = self._preprocess(slot.frame)
-        prepared = time.perf_counter_ns()
-        labels = self.engine.infer(batch)
-        inferred = time.perf_counter_ns()
-        frame_hw = (int(slot.frame.shape[0]), int(slot.frame.shape[1]))
-        if slot.labels is None or slot.labels.shape != frame_hw:
-            slot.labels = np.empty(frame_hw, np.uint8)
-        resize_labels(labels[0], frame_hw, slot.labels)
-        end = time.perf_counter_ns()
-        slot.preprocess, slot.infer, slot.postprocess = prepared - begin, inferred - prepared, end - inferred
-        slot.total = end - slot.t_capture
+    def _infer_ahead(self) -> None:
+        """Starts a frame that is already waiting before it finishes the one under way; never waits for one to come."""
+        under_way: Optional[Slot] = None
+        while True:
+            slot = self._ready.get() if under_way is None else self._waiting()
+            if slot is not None:
+                self._start(slot, under_way)
+            elif under_way is None:
+                return
+            if under_way is not None:
+                self._inference.finish(under_way)
+                if not self._done.put(under_way):
+                    if slot is not None:
+                        self._inference.finish(None)  # nobody wants it any more; the engine is left as it was found
+                    return
+            under_way = slot
+
+    def _waiting(self) -> Optional[Slot]:
+        try:
+            return self._ready.get(0)
+        except TimeoutError:
+            return None
+
+    def _start(self, slot: Slot, under_way: Optional[Slot]) -> None:
+        """Gives the engine a frame. If that fails, the one under way is good: it is delivered first."""
+        try:
+            self._inference.start(slot)
+        except BaseException:
+            if under_way is not None:
+                with contextlib.suppress(RuntimeError):  # an engine that broke lost that frame too
+                    self._inference.finish(under_way)
+                    self._done.put(under_way)
+            raise
 
     # -- the caller's thread -------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.models.metadata import CALIBRATION, PRECISION, SPEC
+from gradseg.models.metadata import CALIBRATION, PARTNER, PRECISION, SPEC, borders, metadata_of_bytes
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch, read_sidecar
+from gradseg.runtime.gpu import need_gpu
+from gradseg.runtime.ort_providers import WORDS, check_running, providers_for
 from gradseg.runtime.preprocess import normalised_chw
 
 DTYPES: Dict[str, Any] = {
@@ -24,53 +26,66 @@ DTYPES: Dict[str, Any] = {
 
 
 class OrtEngine:
-    """An .onnx file on the CPU through ONNX Runtime. See `gradseg.runtime.engine.Engine`.
+    """An .onnx file through ONNX Runtime, on the CPU or one of its GPU providers. See `gradseg.runtime.engine.Engine`.
 
     Input and output live in buffers that are bound once, so that a frame allocates nothing on this side.
 
     Args:
-        path: the file. Deployment form: uint8 BGR (1, h, w, 3) → uint8 (1, h, w). Logits form: float32 (1, 3, h, w) →
-            float32 (1, C, h, w), or class indices of an integer type.
+        path: the file. Deployment form: uint8 BGR (batch, h, w, 3) → uint8 (batch, h, w), frame size and batch as its
+            metadata says. Logits form: float32 (1, 3, h, w) → float32 (1, C, h, w), or class indices of an integer
+            type.
         threads: of ONNX Runtime; None: one for each core that this process may use.
         spec: wins over the file's own; needed for a file that carries none.
+        provider: "cpu", "cuda" or "tensorrt".
     """
 
-    def __init__(self, path: Path, threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> None:
+    def __init__(
+        self, path: Path, threads: Optional[int] = None, spec: Optional[ModelSpec] = None, provider: str = "cpu"
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
+            package = "onnxruntime" if provider == "cpu" else "onnxruntime-gpu"
             raise GradsegError(
-                f"{path} needs ONNX Runtime, and this machine has none: pip install onnxruntime", 3
+                f"{path} needs ONNX Runtime, and this machine has none: pip install {package}", 3
             ) from error
-        self.name, self.device = str(path), "CPU"
+        self.name, self.device, self.provider = str(path), "CPU", provider
         self.backend = f"onnxruntime {onnxruntime.__version__}"
-        self.threads: Optional[int] = usable_cores() if threads is None else threads
-        self._session = _open_session(onnxruntime, path, self.threads)
-        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        cores = usable_cores() if threads is None else threads
+        self.threads: Optional[int] = cores
+        metadata = _metadata(path)
         self.precision = metadata.get(PRECISION, "fp32")
+        providers = providers_for(onnxruntime, provider, path, self.precision)
+        if provider != "cpu":
+            self.device = need_gpu(f"{path}: --provider {provider}").name
+            self.backend, self.threads = f"{self.backend} {WORDS[provider]}", None
+        self._session = _open_session(onnxruntime, path, cores, providers, PARTNER in metadata)
+        check_running(self._session, provider, path)
         self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get(CALIBRATION))
         self.spec = spec or _spec_of(path, metadata)
+        self.batch, self.frame_hw = borders(metadata, self.spec, path)
         self._bind(path)
 
     def _bind(self, path: Path) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise GradsegError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected")
-        height, width = self.spec.input_hw
+        (height, width), batch = self.frame_hw, self.batch
         self._takes_frame = inputs[0].type == "tensor(uint8)"
-        want: List[int] = [1, height, width, 3] if self._takes_frame else [1, 3, height, width]
+        want: List[int] = [batch, height, width, 3] if self._takes_frame else [batch, 3, height, width]
         if inputs[0].type not in ("tensor(uint8)", "tensor(float)") or not _fits(inputs[0].shape, want):
             raise GradsegError(
                 f"{path}: input {inputs[0].name!r} is {inputs[0].type} {inputs[0].shape}; expected uint8 "
-                f"(1, {height}, {width}, 3) or float (1, 3, {height}, {width}) as its spec "
+                f"({batch}, {height}, {width}, 3) or float ({batch}, 3, {height}, {width}) as its spec "
                 "says; export it again at that size"
             )
         shape = self._output_shape(path, outputs[0])
         self._input: np.ndarray[Any, Any] = np.zeros(want, DTYPES[inputs[0].type])
         self._output: np.ndarray[Any, Any] = np.zeros(shape, DTYPES[outputs[0].type])
+        size = (batch, height, width)
         direct = self._output.dtype == np.uint8
-        self._labels = self._output.reshape(1, height, width) if direct else np.zeros((1, height, width), np.uint8)
-        self._index: np.ndarray[Any, Any] = np.zeros((height, width), np.intp)
+        self._labels = self._output.reshape(size) if direct else np.zeros(size, np.uint8)
+        self._index: np.ndarray[Any, Any] = np.zeros(size, np.intp)
         self._input_name, self._bound = inputs[0].name, 0
         self._binding = self._session.io_binding()
         self._bind_input(self._input)
@@ -79,9 +94,9 @@ class OrtEngine:
         )
 
     def _output_shape(self, path: Path, output: Any) -> Tuple[int, ...]:
-        height, width = self.spec.input_hw
-        labels: List[Tuple[int, ...]] = [(1, height, width), (1, 1, height, width)]
-        logits = (1, self.spec.num_classes, height, width)
+        (height, width), batch = self.frame_hw, self.batch
+        labels: List[Tuple[int, ...]] = [(batch, height, width), (batch, 1, height, width)]
+        logits = (batch, self.spec.num_classes, height, width)
         self._gives_logits = output.type == "tensor(float)"
         for shape in [logits] if self._gives_logits else labels:
             if output.type in DTYPES and _fits(output.shape, list(shape)):
@@ -99,16 +114,16 @@ class OrtEngine:
             self._bound, self._held = array.ctypes.data, array
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """uint8 BGR (1, h, w, 3) → uint8 labels (1, h, w), valid until the next call."""
-        check_batch(batch, self.spec)
+        """uint8 BGR (batch, h, w, 3) → uint8 labels (batch, h, w), valid until the next call."""
+        check_batch(batch, self.batch, self.frame_hw)
         if self._takes_frame:
             self._bind_input(batch)
         else:
             normalised_chw(batch, self.spec, out=self._input)
         self._session.run_with_iobinding(self._binding)
         if self._gives_logits:
-            np.argmax(self._output[0], axis=0, out=self._index)
-            np.copyto(self._labels[0], self._index, casting="unsafe")
+            np.argmax(self._output, axis=1, out=self._index)
+            np.copyto(self._labels, self._index, casting="unsafe")
         elif self._labels.base is not self._output and self._labels is not self._output:
             np.copyto(self._labels, self._output.reshape(self._labels.shape), casting="unsafe")
         return self._labels
@@ -129,10 +144,20 @@ def session_options(onnxruntime: Any, threads: Optional[int]) -> Any:
     return options
 
 
-def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
-    options = session_options(onnxruntime, threads)
+def _metadata(path: Path) -> Dict[str, str]:
+    """Before the session: its providers want to know the precision. {} for what is no model, which the session says."""
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return metadata_of_bytes(path.read_bytes())
+    except (ValueError, UnicodeDecodeError):
+        return {}
+
+
+def _open_session(onnxruntime: Any, path: Path, threads: int, providers: List[Any], half_scales: bool) -> Any:
+    options = session_options(onnxruntime, threads)
+    if half_scales:  # INT8 for TensorRT: with float16 scales, ONNX Runtime's INT8 kernels round the biases wrongly
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:  # without fallback: it would go on with the CPU, and print that to stdout
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common public base class
         if isinstance(error, (MemoryError, TypeError)):
             raise

@@ -15,9 +15,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import Engine, open_engine, read_spec
+from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec
 from gradseg.runtime.loop import Outcome, VideoLoop
 from gradseg.runtime.overlay import MODES, Overlay
+from gradseg.runtime.rebuild import open_or_rebuild
 from gradseg.runtime.report import LiveLine, latency_table
 from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, video_fourcc
 from gradseg.runtime.sources import GRAMMAR, Source, open_source
@@ -31,6 +32,9 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--engine", required=True, help=".onnx, .pth, .plan or .engine")
     add("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file of other origin")
     add("--threads", type=int, help="CPU threads for the network")
+    add("--provider", choices=PROVIDERS, help="what ONNX Runtime runs an .onnx on (default: cpu)")
+    add("--rebuild", action="store_true", help="build a plan that does not fit this machine again, from its ONNX")
+    add("--no-cuda-graph", action="store_true", help="enqueue a plan's inference plainly")
     add("--save", type=Path, metavar="OUT.mp4", help="the picture as video (.mp4 or .avi)")
     add("--labels", type=Path, metavar="DIR", help="class indices as PNG, one per frame")
     add("--report", type=Path, metavar="R.json", help="what was measured")
@@ -46,12 +50,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Opens everything, runs the loop, writes the report; returns the exit code. Raises what broke a stage."""
     options = parse(arguments)
     overlay_of_options = _check(options)
-    engine = open_engine(options.engine, options.threads, read_spec(options.spec) if options.spec else None)
+    engine = _open_engine(options)
     source: Optional[Source] = None
     outcome: Optional[Outcome] = None
     try:
+        _check_batch(engine)
         overlay = Overlay(engine.spec.palette, *overlay_of_options)
         source = open_source(options.source)
+        _note_size(engine, source)
         outcome = _run(options, engine, source, overlay)
         return _tell(options, engine, source, outcome)
     finally:
@@ -78,6 +84,34 @@ def _check(options: argparse.Namespace) -> Tuple[str, float]:
         if options.report is not None and options.save.absolute() == options.report.absolute():
             raise GradsegError(f"--save and --report both name {options.save}; give them different files")
     return options.overlay, options.alpha
+
+
+def _open_engine(options: argparse.Namespace) -> Engine:
+    spec = read_spec(options.spec) if options.spec else None
+
+    def opened() -> Engine:
+        return open_engine(options.engine, options.threads, spec, options.provider, not options.no_cuda_graph)
+
+    return open_or_rebuild(options.engine, opened) if options.rebuild else opened()
+
+
+def _check_batch(engine: Engine) -> None:
+    if engine.batch != 1:
+        raise GradsegError(
+            f"{engine.name}: takes {engine.batch} frames at a time, and a video gives one after the other; build it "
+            "with --batch 1, or give frames of several cameras to gradseg.runtime.Segmenter.many()"
+        )
+
+
+def _note_size(engine: Engine, source: Source) -> None:
+    """Says so if frames are resized on the CPU though the engine was built to take them as they are."""
+    if engine.frame_hw not in (engine.spec.input_hw, tuple(source.size_hw)):
+        built, given = ("x".join(map(str, size)) for size in (engine.frame_hw, source.size_hw))
+        print(
+            f"note: {source.name} gives frames of {given}, {engine.name} was built for {built}: they are resized on "
+            f"the CPU first; to have that on the GPU build it with --frame-size {given}",
+            file=sys.stderr,
+        )
 
 
 def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: Overlay) -> Outcome:
@@ -125,7 +159,7 @@ def _warm_up(engine: Engine) -> None:
     """One inference before the clock starts: backends allocate and choose kernels in the first."""
     import numpy as np
 
-    engine.infer(np.zeros((1, *engine.spec.input_hw, 3), np.uint8))
+    engine.infer(np.zeros((engine.batch, *engine.frame_hw, 3), np.uint8))
 
 
 def report_of(options: argparse.Namespace, engine: Engine, source: Source, outcome: Outcome) -> Dict[str, Any]:
@@ -135,10 +169,13 @@ def report_of(options: argparse.Namespace, engine: Engine, source: Source, outco
         "backend": engine.backend,
         "device": engine.device,
         "precision": engine.precision,
+        "provider": getattr(engine, "provider", None),
+        "cuda_graph": bool(getattr(engine, "uses_cuda_graph", False)),
         "source": source.name,
         "live": source.live,
         "size_hw": list(source.size_hw),
         "input_hw": list(engine.spec.input_hw),
+        "frame_hw": list(engine.frame_hw),
         "frames_in": outcome.frames_in,
         "frames_done": outcome.frames_done,
         "frames_dropped": outcome.frames_dropped,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.engine import open_engine
+from gradseg.runtime.engine import open_engine, overlapping
 from gradseg.runtime.overlay import Overlay
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
@@ -20,6 +21,7 @@ class Segmenter:
         path: .onnx, .pth, .plan or .engine.
         threads: CPU threads for the network; None lets the backend choose.
         spec: for an ONNX file of other origin.
+        provider: of ONNX Runtime, for .onnx: "cpu", "cuda" or "tensorrt".
 
     Raises GradsegError for a file that cannot be used (what, where, what to do).
 
@@ -29,10 +31,18 @@ class Segmenter:
         cv2.imwrite("overlay.png", segmenter.overlay(frame, labels))
     """
 
-    def __init__(self, path: Union[str, Path], threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> None:
-        self.engine = open_engine(path, threads, spec)
+    def __init__(
+        self,
+        path: Union[str, Path],
+        threads: Optional[int] = None,
+        spec: Optional[ModelSpec] = None,
+        provider: Optional[str] = None,
+    ) -> None:
+        self.engine = open_engine(path, threads, spec, provider)
         self.spec: ModelSpec = self.engine.spec
-        self._preprocess = Preprocessor(self.spec.input_hw)
+        self._staged = overlapping(self.engine)
+        self._preprocess = Preprocessor(self.engine.frame_hw)
+        self._batch: np.ndarray[Any, Any] = np.empty((self.engine.batch, *self.engine.frame_hw, 3), np.uint8)
         self._overlay = Overlay(self.spec.palette)
 
     @property
@@ -46,8 +56,27 @@ class Segmenter:
         Returns a new array that is the caller's; with `out`, uint8 (H, W), it is written there and nothing is
         allocated.
         """
-        labels = self.engine.infer(self._preprocess(bgr))
-        return resize_labels(labels[0], (bgr.shape[0], bgr.shape[1]), out)
+        if self.engine.batch != 1:
+            raise GradsegError(
+                f"{self.engine.name}: takes {self.engine.batch} frames at a time; give them to Segmenter.many(), or "
+                "build it with --batch 1"
+            )
+        return resize_labels(self._infer([bgr])[0], (bgr.shape[0], bgr.shape[1]), out)
+
+    def many(self, frames: Sequence[np.ndarray[Any, Any]]) -> List[np.ndarray[Any, Any]]:
+        """Exactly `engine.batch` frames, uint8 BGR (H, W, 3), each of any size → uint8 labels (H, W) of each.
+
+        The labels are new arrays. GradsegError for another number of frames.
+        """
+        if len(frames) != self.engine.batch:
+            raise GradsegError(f"{self.engine.name}: takes {self.engine.batch} frames at a time, got {len(frames)}")
+        return [resize_labels(each, (bgr.shape[0], bgr.shape[1])) for each, bgr in zip(self._infer(frames), frames)]
+
+    def _infer(self, frames: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        batch = self._batch if self._staged is None else self._staged.staging
+        for index, bgr in enumerate(frames):
+            self._preprocess(bgr, batch[index : index + 1])
+        return self.engine.infer(batch)
 
     def overlay(
         self, bgr: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], alpha: float = 0.5

@@ -43,14 +43,15 @@ class TorchEngine:
         self._device = torch.device("cuda" if gpu else "cpu")
         network: Any = checkpoint.network.eval()  # Any: torch's stubs leave memory_format out
         self._network: Any = network.to(self._device, memory_format=torch.channels_last)
-        height, width = self.spec.input_hw
+        self.batch, self.frame_hw = 1, self.spec.input_hw
+        height, width = self.frame_hw
         # NHWC in memory, NCHW by shape: what channels_last means, filled without a transposed copy
         self._input: np.ndarray[Any, Any] = np.zeros((1, height, width, 3), np.float32).transpose(0, 3, 1, 2)
         self._labels: np.ndarray[Any, Any] = np.zeros((1, height, width), np.uint8)
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 BGR (1, h, w, 3) → uint8 labels (1, h, w), valid until the next call."""
-        check_batch(batch, self.spec)
+        check_batch(batch, 1, self.frame_hw)
         normalised_chw(batch, self.spec, out=self._input)
         with self._torch.inference_mode():
             logits = self._network(self._torch.from_numpy(self._input).to(self._device))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Optional, Sequence, Tuple
+from collections import deque
+from typing import Any, Deque, List, Optional, Sequence, Tuple
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
+KEPT_MESSAGES = 8
 
 
 def import_one(library: str) -> Optional[Any]:
@@ -31,3 +33,38 @@ def import_first(libraries: Sequence[str] = LIBRARIES) -> Optional[Tuple[str, An
         if module is not None:
             return library, module
     return None
+
+
+class Heard:
+    """What a `quiet_logger` was told: the first errors and the latest warnings."""
+
+    def __init__(self) -> None:
+        self.errors: List[str] = []
+        self.warnings: Deque[str] = deque(maxlen=KEPT_MESSAGES)
+
+    def reason(self) -> str:
+        """The first error, or else the latest warning: TensorRT names a cause first, and some causes only as a warning
+        ("CUDA initialization failure with error: 35"). "" if it said nothing."""
+        return self.errors[0] if self.errors else self.warnings[-1] if self.warnings else ""
+
+
+def quiet_logger(trt: Any) -> Tuple[Any, Heard]:
+    """A logger that prints nothing, and what it heard, for the one line that a user gets.
+
+    TensorRT holds on to the first logger of a process: another one's messages may then come to that.
+    """
+    heard = Heard()
+    severity_of = trt.ILogger.Severity
+
+    class Quiet(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            text = " ".join(str(message).split())
+            if severity == severity_of.WARNING:
+                heard.warnings.append(text)
+            elif severity in (severity_of.ERROR, severity_of.INTERNAL_ERROR) and len(heard.errors) < KEPT_MESSAGES:
+                heard.errors.append(text)
+
+    return Quiet(), heard

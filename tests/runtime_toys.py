@@ -23,9 +23,14 @@ def expected_labels(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def deployment_onnx(
-    path: Path, hw: Tuple[int, int] = HW, metadata: bool = True, spec: Optional[ModelSpec] = None
+    path: Path,
+    hw: Tuple[int, int] = HW,
+    metadata: bool = True,
+    spec: Optional[ModelSpec] = None,
+    batch: int = 1,
+    precision: str = "int8",
 ) -> Path:
-    """frame uint8 (1, h, w, 3) → labels uint8 (1, h, w) = floor(sum of channels * 11 / 766)."""
+    """frame uint8 (batch, h, w, 3) → labels uint8 (batch, h, w) = floor(sum of channels * 11 / 766)."""
     from onnx import TensorProto, helper
 
     nodes = [
@@ -39,15 +44,28 @@ def deployment_onnx(
         helper.make_tensor(name, TensorProto.INT64, [1], [value])
         for name, value in (("axis", 3), ("eleven", 11), ("limit", 766))
     ]
-    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *hw, 3])
-    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, *hw])
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, *hw, 3])
+    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, [batch, *hw])
     props = {
         "gradseg.spec": (spec or spec_for("dg2-star-light", input_hw=hw)).to_json(),
         "gradseg.format": "deployment",
-        "gradseg.precision": "int8",
+        "gradseg.precision": precision,
         "gradseg.calibration": '{"frames": 3}',
     }
+    if batch > 1:
+        props["gradseg.batch"] = str(batch)
     return _save(path, nodes, frame, labels, constants, props if metadata else {})
+
+
+def framed_onnx(path: Path, frame_hw: Tuple[int, int], batch: int = 1) -> Path:
+    """As `deployment_onnx`, for a network of HW with frames of another size built in."""
+    import onnx
+
+    model = onnx.load(str(deployment_onnx(path, frame_hw, spec=SPEC, batch=batch)))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "gradseg.frame_size", f"{frame_hw[0]}x{frame_hw[1]}"
+    onnx.save(model, str(path))
+    return path
 
 
 def logits_onnx(path: Path, weights: np.ndarray[Any, Any], hw: Tuple[int, int] = HW, metadata: bool = True) -> Path:
@@ -105,6 +123,7 @@ class ToyEngine:
     def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
         self.spec, self.name, self.backend, self.device, self.precision = SPEC, "toy", "toy 1", "CPU", "fp32"
         self.threads: Optional[int] = 1
+        self.batch, self.frame_hw = 1, HW
         self._before, self.calls, self.closed = before, 0, False
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -114,6 +133,45 @@ class ToyEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class OverlappingEngine(ToyEngine):
+    """Labels = blue channel modulo 11 of what lies in the engine's buffers when they are asked for.
+
+    `before(call_number)` runs first in each `begin`. `deepest`: how many frames were under way at once.
+    """
+
+    def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
+        super().__init__(before)
+        self._buffers = [np.zeros((1, *HW, 3), np.uint8) for _ in range(2)]
+        self._labels = [np.zeros((1, *HW), np.uint8) for _ in range(2)]
+        self._under_way: List[int] = []
+        self.deepest, self.log = 0, []  # type: ignore[var-annotated]
+
+    @property
+    def staging(self) -> np.ndarray[Any, Any]:
+        assert len(self._under_way) < 2
+        return self._buffers[0 if 0 not in self._under_way else 1]
+
+    def begin(self, batch: np.ndarray[Any, Any]) -> None:
+        self._before(self.calls)
+        self.calls += 1
+        assert batch is self.staging, "what was preprocessed elsewhere would have to be copied"
+        self._under_way.append(0 if 0 not in self._under_way else 1)
+        self.deepest = max(self.deepest, len(self._under_way))
+        self.log.append("begin")
+
+    def finish(self) -> np.ndarray[Any, Any]:
+        if not self._under_way:
+            raise RuntimeError("finish() without begin()")
+        index = self._under_way.pop(0)
+        self._labels[index][...] = self._buffers[index][..., 0] % 11
+        self.log.append("finish")
+        return self._labels[index]
+
+    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self.begin(batch)
+        return self.finish()
 
 
 class ToySource(Source):

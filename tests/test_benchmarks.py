@@ -37,6 +37,7 @@ class Bright:
 
     name, backend, device, precision = "bright", "numpy", "CPU", "fp32"
     threads: Optional[int] = 1
+    batch, frame_hw = 1, (8, 8)
 
     def __init__(self, wrong: bool = False) -> None:
         self.spec = ModelSpec("bright", ("dark", "light"), ((0, 0, 0), (255, 255, 255)), (8, 8), blocks="")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import numpy as np
 import pytest
-from runtime_toys import HW, SPEC, deployment_onnx, expected_labels, logits_onnx
+from plan_toys import GPU, NO_GPU
+from runtime_toys import HW, SPEC, deployment_onnx, expected_labels, framed_onnx, logits_onnx
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import spec_for
-from gradseg.runtime import Segmenter
+from gradseg.runtime import Segmenter, ort_engine
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import open_engine, read_spec
 from gradseg.runtime.preprocess import normalised_chw
@@ -30,7 +31,7 @@ def test_deployment_form(tmp_path: Path) -> None:
     engine = open_engine(deployment_onnx(tmp_path / "m.onnx"), threads=1)
     assert engine.spec == SPEC and engine.device == "CPU" and engine.precision == "int8"
     assert engine.backend.startswith("onnxruntime 1.")
-    assert engine.threads == 1
+    assert engine.threads == 1 and (engine.batch, engine.frame_hw) == (1, HW)
     assert engine.calibration == {"frames": 3}  # type: ignore[attr-defined]
     for seed in range(3):
         batch = random_batch(seed)
@@ -131,6 +132,137 @@ def test_missing_backend_is_exit_code_3(tmp_path: Path, monkeypatch: pytest.Monk
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_frames_of_another_size_and_several_at_a_time(tmp_path: Path, batch: int) -> None:
+    engine = open_engine(framed_onnx(tmp_path / "m.onnx", (40, 56), batch))
+    assert (engine.batch, engine.frame_hw, engine.spec.input_hw) == (batch, (40, 56), HW)
+    frames = np.random.default_rng(0).integers(0, 256, (batch, 40, 56, 3), np.uint8)
+    np.testing.assert_array_equal(engine.infer(frames), expected_labels(frames))
+    with pytest.raises(GradsegError, match=rf"expected contiguous uint8 BGR \({batch}, 40, 56, 3\)"):
+        engine.infer(random_batch())
+
+
+def test_sizes_that_disagree_with_the_metadata_are_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(str(framed_onnx(tmp_path / "m.onnx", (40, 56))))
+    for value, message in (("40x64", r"expected uint8 \(1, 40, 64, 3\)"), ("big", "frame_size: size 'big'")):
+        model.metadata_props[-1].value = value
+        onnx.save(model, str(tmp_path / "m.onnx"))
+        with pytest.raises(GradsegError, match=message):
+            open_engine(tmp_path / "m.onnx")
+
+
+# -- ONNX Runtime's GPU providers, which this machine need not have ---------------------------------------------------
+
+
+def with_providers(monkeypatch: pytest.MonkeyPatch, available: List[str], running: List[str], gpu: bool = True) -> Any:
+    """An onnxruntime that says it has and runs these; what it computes, the CPU does. Lists what was asked for."""
+    import onnxruntime
+
+    asked: List[Any] = []
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, providers: Any, **others: Any) -> Any:
+        assert others == {"enable_fallback": 0}
+        asked.append(providers)
+        opened = real(path, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(opened, "get_providers", lambda: running)
+        return opened
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+    def need(where: str) -> Any:
+        if not gpu:
+            raise GradsegError(f"{where} {NO_GPU}", 3)
+        return GPU
+
+    monkeypatch.setattr(ort_engine, "need_gpu", need)
+    return asked
+
+
+CUDA, TRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+
+def test_provider_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = with_providers(monkeypatch, [TRT, CUDA, CPU], [CUDA, CPU])
+    engine: Any = open_engine(deployment_onnx(tmp_path / "m.onnx"), provider="cuda")
+    assert (engine.provider, engine.device, engine.threads) == ("cuda", "Toy GPU", None)
+    assert engine.backend.startswith("onnxruntime 1.") and engine.backend.endswith(" CUDA")
+    assert asked == [[(CUDA, {"device_id": "0", "use_tf32": "0"}), CPU]]
+    np.testing.assert_array_equal(engine.infer(random_batch()), expected_labels(random_batch()))
+
+
+@pytest.mark.parametrize(("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "1", "1")])
+def test_provider_tensorrt(
+    precision: str, fp16: str, int8: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    asked = with_providers(monkeypatch, [TRT, CUDA, CPU], [TRT, CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
+    path = deployment_onnx(tmp_path / "m.onnx", precision=precision)
+    with Segmenter(path, provider="tensorrt") as segmenter:
+        assert segmenter.engine.backend == "onnxruntime 1.16.3 TensorRT"
+        segmenter(np.zeros((9, 9, 3), np.uint8))
+    cache = tmp_path / "m.onnx.tensorrt"
+    options = {
+        "device_id": "0",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_fp16_enable": fp16,
+        "trt_int8_enable": int8,
+    }
+    assert asked == [[(TRT, options), (CUDA, {"device_id": "0"}), CPU]] and cache.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("available", "running", "gpu", "message"),
+    [
+        (
+            [CPU],
+            [CPU],
+            True,
+            rf"--provider cuda needs {CUDA}; this ONNX Runtime 1\S+ has {CPU}\. pip uninstall.*Jetson",
+        ),
+        (
+            [CUDA, CPU],
+            [CPU],
+            True,
+            rf"{CUDA} did not start, ONNX Runtime would go on with {CPU}\. Its libraries \(CUDA, c",
+        ),
+        ([CUDA, CPU], [CUDA, CPU], False, "--provider cuda needs an NVIDIA GPU with its driver; this machine has none"),
+    ],
+)
+def test_a_provider_that_is_not_there_is_exit_code_3(
+    available: List[str], running: List[str], gpu: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_providers(monkeypatch, available, running, gpu)
+    with pytest.raises(GradsegError, match=message) as caught:
+        open_engine(deployment_onnx(tmp_path / "m.onnx"), provider="cuda")
+    assert caught.value.exit_code == 3
+
+
+def test_this_onnxruntime_says_what_it_has(tmp_path: Path) -> None:
+    """With nothing pretended."""
+    import onnxruntime
+
+    if TRT in onnxruntime.get_available_providers():
+        pytest.skip("needs an ONNX Runtime without TensorRT")
+    with pytest.raises(GradsegError, match=f"needs {TRT}; this ONNX Runtime") as caught:
+        open_engine(deployment_onnx(tmp_path / "m.onnx"), provider="tensorrt")
+    assert caught.value.exit_code == 3 and [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_providers_are_for_onnx_files(tmp_path: Path) -> None:
+    (tmp_path / "m.plan").write_bytes(b"x")
+    with pytest.raises(GradsegError, match=r"--provider cuda: is for \.onnx files.*leave it out for \S+m\.plan"):
+        open_engine(tmp_path / "m.plan", provider="cuda")
+    with pytest.raises(GradsegError, match="--provider gpu: expected cpu, cuda, tensorrt"):
+        open_engine(deployment_onnx(tmp_path / "m.onnx"), provider="gpu")
+
+
 # -- Segmenter ---------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +276,21 @@ def test_segmenter_gives_labels_at_frame_size_that_stay(tmp_path: Path) -> None:
         picture = segmenter.overlay(black, second, alpha=1.0)
         assert picture.shape == (50, 70, 3)
         assert tuple(picture[0, 0, ::-1]) == segmenter.spec.palette[10] and segmenter.classes[10] == "bicyclist"
+
+
+def test_segmenter_of_several_frames(tmp_path: Path) -> None:
+    with Segmenter(framed_onnx(tmp_path / "m.onnx", (40, 56), 2)) as segmenter:
+        black, white = np.zeros((50, 70, 3), np.uint8), np.full((30, 30, 3), 255, np.uint8)
+        first, second = segmenter.many([black, white])
+        assert first.shape == (50, 70) and (first == 0).all() and second.shape == (30, 30) and (second == 10).all()
+        segmenter.many([white, white])
+        assert (first == 0).all(), "the labels are the caller's"
+        with pytest.raises(GradsegError, match="takes 2 frames at a time, got 1"):
+            segmenter.many([black])
+        with pytest.raises(GradsegError, match=r"takes 2 frames at a time; give them to Segmenter\.many\(\)"):
+            segmenter(black)
+    with Segmenter(deployment_onnx(tmp_path / "m.onnx")) as segmenter:
+        assert (segmenter.many([white])[0] == 10).all()
 
 
 # -- PyTorch -----------------------------------------------------------------------------------------------------------

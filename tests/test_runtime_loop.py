@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_toys import HW, SPEC, ToyEngine, ToySink, ToySource, raise_at, run_guarded
+from runtime_toys import HW, SPEC, OverlappingEngine, ToyEngine, ToySink, ToySource, raise_at, run_guarded
 
 from gradseg.models.errors import GradsegError
 from gradseg.runtime import loop as loop_module
@@ -264,6 +264,91 @@ def test_frames_of_several_sizes() -> None:
 
     outcome = run_guarded(VideoLoop(ToyEngine(), Mixed(6), [Watching()], Overlay(SPEC.palette)))
     assert outcome.error is None and sizes == [(8 + 4 * (i % 3), HW[1]) for i in (1, 2, 3, 4, 5, 6)]
+
+
+# -- an engine that takes the next frame early
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, SLOTS, 57])
+def test_a_file_overlaps_and_loses_nothing(frames: int) -> None:
+    ready = threading.Event()
+
+    def hold(call: int) -> None:  # the first frame is under way until the second waits for its turn
+        if call == 0 and frames > 1:
+            assert ready.wait(30)
+
+    def read(index: int) -> None:
+        if index == 2:  # the frame before it was put where the engine finds it
+            ready.set()
+
+    engine, source, sink = OverlappingEngine(hold), ToySource(frames, before=read), ToySink()
+    outcome = run_guarded(VideoLoop(engine, source, [sink]))
+    assert (outcome.frames_in, outcome.frames_done, outcome.frames_dropped, outcome.error) == (frames, frames, 0, None)
+    assert sink.seen == [(i, i % 11) for i in range(frames)]
+    assert engine.log.count("begin") == engine.log.count("finish") == frames
+    if frames > 1:
+        assert engine.deepest == 2 and engine.log[:3] == ["begin", "begin", "finish"]
+        infer = outcome.latency_ms["infer"]
+        assert infer["mean"] > 0 and outcome.latency_ms["total"]["mean"] >= infer["mean"]
+
+
+def test_a_frame_is_never_waited_for() -> None:
+    """A source that gives the second frame only when the first one's labels have been seen."""
+    seen = threading.Event()
+
+    def read(index: int) -> None:
+        if index == 1:
+            assert seen.wait(30), "the first frame waits in the engine for the second"
+
+    sink = ToySink(before=lambda index: seen.set())
+    outcome = run_guarded(VideoLoop(OverlappingEngine(), ToySource(3, before=read), [sink]))
+    assert outcome.error is None and [index for index, _ in sink.seen] == [0, 1, 2]
+
+
+def test_a_live_source_has_one_frame_under_way() -> None:
+    engine = OverlappingEngine()
+    outcome = run_guarded(VideoLoop(engine, ToySource(10**9, live=True), [ToySink()], max_frames=20))
+    assert outcome.frames_done == 20 and engine.deepest == 1 and outcome.error is None
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+@pytest.mark.parametrize(("error", "code"), ERRORS, ids=["user", "device", "bug"])
+@pytest.mark.parametrize("stage", ["source", "inference", "sink"])
+def test_an_exception_while_frames_overlap(stage: str, error: Exception, code: int, at: int) -> None:
+    fails = raise_at(at, error)
+    engine = OverlappingEngine(fails if stage == "inference" else lambda call: None)
+    source = ToySource(10**9, before=fails if stage == "source" else lambda index: None)
+    sink = ToySink(fails if stage == "sink" else lambda index: None)
+    outcome = run_guarded(VideoLoop(engine, source, [sink]))
+    assert outcome.error is error and outcome.exit_code == code and sink.closed == 1 and not outcome.hung
+    if stage != "sink":
+        assert [index for index, _ in sink.seen] == list(range(at)), "frames before the fault are kept"
+    else:
+        assert engine.log.count("begin") == engine.log.count("finish"), "the engine is left empty"
+
+
+def test_an_engine_that_breaks_with_a_frame_under_way_says_why() -> None:
+    class Breaks(OverlappingEngine):
+        def begin(self, batch: Any) -> None:
+            if self.calls == 3:
+                self._under_way.clear()
+                raise RuntimeError("the GPU fell off the bus")
+            super().begin(batch)
+
+    outcome = run_guarded(VideoLoop(Breaks(), ToySource(10**9), [ToySink()]))
+    assert "the GPU fell off the bus" in outcome.reason and outcome.exit_code == 1 and not outcome.hung
+
+
+def test_a_bad_frame_after_a_good_one_while_they_overlap() -> None:
+    class Odd(ToySource):
+        def read(self, out: Any = None) -> Any:
+            captured = super().read(None)
+            return captured and ((captured[0][..., 0] if self._next == 4 else captured[0]), captured[1])
+
+    sink = ToySink()
+    outcome = run_guarded(VideoLoop(OverlappingEngine(), Odd(9), [sink]))
+    assert "expected uint8 BGR" in outcome.reason and outcome.exit_code == 2
+    assert [index for index, _ in sink.seen] == [0, 1, 2]
 
 
 def test_no_picture_is_drawn_that_nobody_wants() -> None:

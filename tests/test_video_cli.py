@@ -13,7 +13,9 @@ from typing import Any, Optional
 import cv2
 import numpy as np
 import pytest
-from runtime_toys import deployment_onnx, expected_labels, frames_of, write_video
+from cuda_toys import Device
+from plan_toys import fields_for, install, manifest, toy_trt, write_plan
+from runtime_toys import HW, deployment_onnx, expected_labels, framed_onnx, frames_of, write_video
 
 from gradseg.models.errors import GradsegError
 from gradseg.runtime import run_video
@@ -22,6 +24,7 @@ from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "runtime" / "run_video.py"
+PYTHON = sys.executable
 FIGURES = {"p50", "p90", "p99", "mean", "max"}
 STAGES = {"capture", "preprocess", "infer", "postprocess", "sink", "total"}
 
@@ -70,6 +73,7 @@ def test_video_in_video_and_labels_and_report_out(engine: Path, tmp_path: Path) 
     found = json.loads(report.read_text())
     assert found["source"] == str(clip) and found["engine"] == str(engine) and found["size_hw"] == [48, 64]
     assert found["backend"].startswith("onnxruntime") and found["device"] == "CPU"
+    assert (found["provider"], found["cuda_graph"], found["frame_hw"]) == ("cpu", False, [24, 32])
     assert (found["frames_in"], found["frames_done"], found["frames_dropped"]) == (12, 12, 0)
     assert set(found["latency_ms"]) == STAGES and all(set(v) == FIGURES for v in found["latency_ms"].values())
     assert all(isinstance(v, float) for stage in found["latency_ms"].values() for v in stage.values())
@@ -190,6 +194,7 @@ def test_a_bug_keeps_its_traceback_and_the_outputs(
         (["--duration", "-1"], "--duration -1.0"),
         (["--duration", "nan"], "--duration nan"),
         (["--threads", "0"], "--threads 0"),
+        (["--provider", "cuda"], "--provider cuda needs CUDAExecutionProvider; this ONNX Runtime"),
         (["--threads", "99999999"], "expected 1 to 1024"),
         (["--duration", "inf"], "--duration inf"),
         (["--spec", "DIR/in.mp4"], "not JSON"),
@@ -203,7 +208,7 @@ def test_bad_options_are_one_line_before_any_work(
     before = clip.read_bytes()
     with pytest.raises(GradsegError) as caught:
         call("--engine", engine, clip, *[a.replace("DIR", str(tmp_path)) for a in arguments])
-    assert message in str(caught.value) and caught.value.exit_code == 2
+    assert message in str(caught.value) and caught.value.exit_code == (3 if "--provider" in arguments else 2)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"] and clip.read_bytes() == before
 
 
@@ -229,3 +234,143 @@ def test_the_real_clip(engine: Path, tmp_path: Path, highway: Path) -> None:
     assert (found["frames_in"], found["frames_done"], found["frames_dropped"]) == (221, 221, 0)
     frames, capture = frames_of(out), cv2.VideoCapture(str(out))
     assert len(frames) == 221 and frames[0].shape == (540, 960, 3) and capture.get(cv2.CAP_PROP_FPS) == 25.0
+
+
+# -- frame size, batch, plans
+
+
+def test_frames_of_the_built_size_are_taken_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine, report, labels = framed_onnx(tmp_path / "m.onnx", (48, 64)), tmp_path / "r.json", tmp_path / "labels"
+    clip = write_video(tmp_path / "in.mp4", 3)
+    assert call("--engine", engine, clip, "--report", report, "--labels", labels) == 0
+    assert json.loads(report.read_text())["frame_hw"] == [48, 64] and "note:" not in capsys.readouterr().err
+    for index, frame in enumerate(frames_of(clip)):
+        found = cv2.imread(str(labels / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, expected_labels(frame))
+
+
+def test_frames_of_another_size_are_resized_and_that_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = framed_onnx(tmp_path / "m.onnx", (40, 56))
+    assert call("--engine", engine, "scenes:size=48x64,frames=3") == 0
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1 and "gives frames of 48x64" in said and "was built for 40x56" in said
+    assert "build it with --frame-size 48x64" in said
+
+
+def test_several_frames_at_a_time_are_not_for_a_video(tmp_path: Path) -> None:
+    with pytest.raises(
+        GradsegError, match=r"takes 2 frames at a time.*build it with --batch 1, or .*Segmenter\.many"
+    ) as e:
+        call("--engine", framed_onnx(tmp_path / "m.onnx", (24, 32), 2), "scenes:frames=3")
+    assert e.value.exit_code == 2
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_plan_through_the_whole_loop(graph: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the stand-in GPU: opened here, used in the inference thread, two frames under way, closed here."""
+    device = Device(5)
+    trt = toy_trt("10.3.0", device)
+    install(monkeypatch, device, trt)
+    plan, labels, report = write_plan(tmp_path, **fields_for(trt)), tmp_path / "labels", tmp_path / "r.json"
+    clip = write_video(tmp_path / "in.mp4", 9, HW)
+    extra = [] if graph else ["--no-cuda-graph"]
+    assert call("--engine", plan, clip, "--labels", labels, "--report", report, *extra) == 0
+    for index, frame in enumerate(frames_of(clip)):
+        found = cv2.imread(str(labels / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, frame[..., 0] % 11)
+    found = json.loads(report.read_text())
+    assert (found["backend"], found["device"], found["cuda_graph"]) == ("tensorrt 10.3.0", "Toy GPU", graph)
+    assert found["provider"] is None and device.held == 0
+
+
+# -- --rebuild
+
+
+BUILDER = """#!{python}
+import json, pathlib, signal, sys, time
+print("building", *sys.argv[1:], flush=True)
+plan = pathlib.Path(sys.argv[-1])
+if {stays}:
+    signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(str(plan) + ".ended").touch(), sys.exit(1)))
+    pathlib.Path(str(plan) + ".started").touch()
+    time.sleep(60)
+plan.with_name(plan.name + ".json").write_text({manifest!r})
+sys.exit({code})
+"""
+
+
+def builder(folder: Path, monkeypatch: pytest.MonkeyPatch, found: Any, code: int = 0, stays: bool = False) -> None:
+    """Stands in for the Python that export/to_trt.py is run with."""
+    script = folder / "python"
+    content = BUILDER.format(python=PYTHON, manifest=json.dumps(found), code=code, stays=stays)
+    script.write_text(content)
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def stale_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Any, Device]:
+    device = Device()
+    trt = toy_trt("10.3.0", device)
+    install(monkeypatch, device, trt)
+    return write_plan(tmp_path, version="8.5.3.1"), trt, device
+
+
+def test_rebuild_builds_a_stale_plan_once_and_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, trt, device = stale_plan(tmp_path, monkeypatch)
+    with pytest.raises(GradsegError, match="version differs"):
+        call("--engine", plan, "scenes:frames=3")
+    assert not trt.loaded and capfd.readouterr() == ("", "")
+    builder(tmp_path, monkeypatch, manifest(**fields_for(trt)))
+    assert call("--engine", plan, "scenes:frames=3", "--rebuild") == 0
+    said = capfd.readouterr()
+    assert said.out.startswith(f"building -m gradseg.export.to_trt --rebuild {plan}\n"), "its output is passed through"
+    assert "version differs: found tensorrt 10.3.0, needed tensorrt 8.5.3.1" in said.err
+    assert f"--rebuild: building {plan} again, which can take minutes" in said.err
+    assert call("--engine", plan, "scenes:frames=3", "--rebuild") == 0
+    assert "building" not in capfd.readouterr().out, "a plan that fits is not built again"
+    assert device.held == 0
+
+
+def test_rebuild_that_does_not_help_or_fails_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, trt, _ = stale_plan(tmp_path, monkeypatch)
+    builder(tmp_path, monkeypatch, manifest(version="8.6.1"))
+    with pytest.raises(GradsegError, match=r"needed tensorrt 8\.6\.1"):
+        call("--engine", plan, "scenes:frames=3", "--rebuild")
+    builder(tmp_path, monkeypatch, manifest(version="8.6.1"), code=3)
+    with pytest.raises(
+        GradsegError, match=r"was not built again \(export/to_trt.py ended with 3, see above\)"
+    ) as caught:
+        call("--engine", plan, "scenes:frames=3", "--rebuild")
+    assert caught.value.exit_code == 3 and not trt.loaded
+
+
+def test_a_builder_is_ended_with_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, _, _ = stale_plan(tmp_path, monkeypatch)
+    builder(tmp_path, monkeypatch, {}, stays=True)
+    real = subprocess.Popen.wait
+
+    def interrupted(self: Any, timeout: Optional[float] = None) -> int:
+        if timeout is None:
+            monkeypatch.setattr(subprocess.Popen, "wait", real)
+            wait_for(Path(f"{plan}.started"), self)
+            raise KeyboardInterrupt
+        return real(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call("--engine", plan, "scenes:frames=3", "--rebuild")
+    assert Path(f"{plan}.ended").exists()
+
+
+def test_the_builder_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real module, which says itself what it needs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    from gradseg.runtime.rebuild import rebuild
+
+    with pytest.raises(GradsegError, match=r"none\.plan: was not built again \(export/to_trt\.py ended with 2"):
+        rebuild(tmp_path / "none.plan")
