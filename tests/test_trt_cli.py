@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import subprocess
@@ -16,11 +15,15 @@ from export_toys import SCENES, checkpoint, exported, one_torch_thread  # noqa: 
 from trt_toys import classic, find_rtx, hide, int8
 
 import gradseg.export.to_trt as to_trt
+from gradseg.export import trt_make
+from gradseg.export.trt_manifest import NOT_RUN
+from gradseg.export.trt_prepare import prepare
 from gradseg.models import metadata
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import sha256_of
 from gradseg.models.spec import ModelSpec
+from gradseg.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,7 +58,9 @@ def check_plan(plan: Path, precision: str) -> dict[str, Any]:
     assert plan.stat().st_size > 100_000
     assert ModelSpec.from_dict(note["spec"]) == checkpoint().spec
     assert note["onnx"] == {"file": beside.name, "sha256": sha256_of(beside)}
-    assert (note["library"], note["precision"], note["status"]) == ("tensorrt_rtx", precision, "built, not run")
+    assert (note["library"], note["precision"], note["verified"]["status"]) == ("tensorrt_rtx", precision, NOT_RUN)
+    assert note["plan"] == {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)}
+    assert note["options"]["targets"] == ["sm89"] and read_manifest(plan) == note
     assert note["compute_capability"] == ["sm89"] and note["build_seconds"] > 0 and note["version"]
     assert metadata.read_metadata(beside)[metadata.PRECISION] == precision
     assert sorted(p.name for p in plan.parent.iterdir()) == sorted([plan.name, f"{plan.name}.json", beside.name])
@@ -89,15 +94,21 @@ def test_an_int8_onnx_is_built_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "net.plan"
-    assert call(monkeypatch, files / "int8.onnx", "--compute-capability", "sm_89", "-o", out) == 0
+    options = ["--compute-capability", "sm_89", "--data", SCENES, "-o"]
+    first, second = tmp_path / "first" / "net.plan", tmp_path / "second" / "net.plan"
+    assert call(monkeypatch, files / "int8.onnx", *options, first) == 0
+    assert "INT8: labels equal to" in capsys.readouterr().out  # it got its FP16 partner
+    check_plan(first, "int8")
+    made = first.with_suffix(".onnx")
+    assert metadata.read_metadata(made)[metadata.PARTNER] == "fp16"
+    assert call(monkeypatch, made, *options, second) == 0
     said = capsys.readouterr().out
     assert (
         "labels: repeatable, and not the same for every frame, 4 frames of the ONNX in ONNX Runtime on the CPU" in said
     )
-    assert "(procedural scenes); plan built, not run" in said
-    check_plan(out, "int8")
-    assert out.with_suffix(".onnx").read_bytes() == (files / "int8.onnx").read_bytes()
+    assert "plan built, not run" in said and "taken as it is, int8" in said
+    check_plan(second, "int8")
+    assert second.with_suffix(".onnx").read_bytes() == made.read_bytes()
 
 
 def test_fp16_for_a_strongly_typed_builder(
@@ -150,13 +161,14 @@ def test_int8_of_an_onnx_file_gets_another_name_and_never_its_inputs(
     source.write_bytes((files / "net.onnx").read_bytes())
     before = source.read_bytes()
     options = ["--precision", "int8", "--calib", SCENES, "--calib-frames", "1", "--data", SCENES]
-    with pytest.raises(GradsegError, match="would overwrite its own input; name another plan with -o"):
-        call(monkeypatch, source, *options, "-o", tmp_path / "net.plan")
-    assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]
     find_rtx()
     assert call(monkeypatch, source, *options, "--compute-capability", "sm89") == 0
     names = {"net.onnx", "net.int8.onnx", "net.int8.plan", "net.int8.plan.json"}
     assert source.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == names
+    plan = tmp_path / "net.plan"
+    assert call(monkeypatch, source, *options, "--compute-capability", "sm89", "-o", plan) == 0
+    assert source.read_bytes() == before and (tmp_path / "net.trt.onnx").is_file()
+    assert read_manifest(plan)["onnx"]["file"] == "net.trt.onnx"
 
 
 def test_onnx_without_metadata_says_how_to_give_it(
@@ -199,11 +211,11 @@ def test_a_target_with_classic_tensorrt_alone_keeps_the_onnx(
 
 
 def test_a_failed_build_leaves_nothing(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any) -> Any:
+    def refuse(*arguments: Any, **options: Any) -> Any:
         raise GradsegError("cannot parse it")
 
     monkeypatch.setitem(sys.modules, "tensorrt", classic())
-    monkeypatch.setattr(to_trt, "build_plan", refuse)
+    monkeypatch.setattr(trt_make, "build_plan", refuse)
     with pytest.raises(GradsegError, match="cannot parse it"):
         call(monkeypatch, files / "net.onnx", "--data", SCENES, "-o", tmp_path / "new" / "net.plan")
     assert list(tmp_path.iterdir()) == []
@@ -211,7 +223,7 @@ def test_a_failed_build_leaves_nothing(files: Path, tmp_path: Path, monkeypatch:
 
 def test_without_onnxruntime_nothing_is_claimed_of_labels(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "onnxruntime")
-    prepared = to_trt.prepare(to_trt.parse([str(files / "net.onnx")]), typed=True)
+    prepared = prepare(to_trt.parse([str(files / "net.onnx")]), None, typed=True)
     assert prepared.checked == "agreement not measured: no onnxruntime here"
 
 
@@ -221,7 +233,7 @@ def test_a_foreign_onnx_is_checked_too(files: Path, tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "foreign.onnx"))
     (tmp_path / "spec.json").write_text(checkpoint().spec.to_json())
     args = [str(tmp_path / "foreign.onnx"), "--spec", str(tmp_path / "spec.json"), "--data", SCENES]
-    assert to_trt.prepare(to_trt.parse(args), typed=True).checked.startswith("labels: repeatable, and not the same")
+    assert prepare(to_trt.parse(args), None, typed=True).checked.startswith("labels: repeatable, and not the same")
 
 
 def test_an_onnx_that_ignores_its_input_is_not_built(
@@ -234,14 +246,15 @@ def test_an_onnx_that_ignores_its_input_is_not_built(
     onnx.save(model, str(tmp_path / "dead.onnx"))
     args = to_trt.parse([str(tmp_path / "dead.onnx"), "--data", SCENES])
     with pytest.raises(GradsegError, match="does not look at its input"):
-        to_trt.prepare(args, typed=True)
+        prepare(args, args.precision, typed=True)
 
 
 # ---- what a device needs
 
 
 DEVICE_FILES = sorted(
-    [ROOT / "export" / name for name in ("to_trt.py", "trt_build.py", "trt_onnx.py", "inputs.py", "verify.py")]
+    [ROOT / "export" / name for name in ("to_trt.py", "inputs.py", "verify.py")]
+    + list((ROOT / "export").glob("trt_*.py"))
     + list((ROOT / "calibration").glob("*.py"))
     + list((ROOT / "export" / "passes").glob("*.py"))
 )
@@ -275,7 +288,6 @@ def test_an_onnx_file_needs_neither_torch_nor_onnx(files: Path, tmp_path: Path) 
 def test_conversions_without_onnx_say_where_to_do_them(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "onnx")
     args = to_trt.parse([str(files / "net.onnx"), "--precision", "int8"])
-    assert isinstance(args, argparse.Namespace)
     with pytest.raises(GradsegError, match="needs the onnx package, which is not installed here") as caught:
-        to_trt.prepare(args, typed=True)
+        prepare(args, args.precision, typed=True)
     assert caught.value.exit_code == 3
