@@ -1,0 +1,75 @@
+"""The models of a run one after the other, each in a process of its own. Python 3.8."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Optional, Sequence
+
+from gradseg.benchmarks.gpu_results import ENDED, Results
+
+AGAIN = 75  # exit code of a worker that wants a new process (EX_TEMPFAIL)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+GRACE_S = 30.0  # a worker that is still busy so long after its time is ended
+Launch = Callable[[str, Optional[float]], int]
+
+
+def run_models(path: Path, models: Sequence[str], deadline: Optional[float], launch: Launch) -> Results:
+    """Works on the result file at `path` until every row of the models has ended, or time is up.
+
+    A row that has not ended then says why in its "error", and keeps its status for a later run.
+
+    Args:
+        deadline: of time.monotonic; None without a time budget.
+        launch: (model, seconds left or None) → exit code: 0 when it is through, `AGAIN` for a new process, others
+            after a crash; then the model is taken up again as long as that changes something.
+    """
+    for model in models:
+        before, code = "", 0
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            state = repr([row for row in Results.read(path).of_model(model) if row["status"] not in ENDED])
+            if state in ("[]", before) or (left is not None and left <= 0):
+                break
+            before = state
+            code = launch(model, left)
+            if code == 0:
+                break
+        late = deadline is not None and time.monotonic() >= deadline
+        why = "the time budget was used up; go on with --resume" if late else f"its process ended with exit code {code}"
+        results = Results.read(path)
+        for row in results.of_model(model):
+            if row["status"] not in ENDED:
+                row["error"] = f"not run to its end: {why}"
+        results.save()
+    return Results.read(path)
+
+
+def end_with_parent() -> None:
+    """This process is ended with the one that started it, however that ends: two must not write one result file."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def in_process_of_its_own(command: Sequence[str]) -> Launch:
+    """`launch` for `run_models`: a script with arguments, `--worker MODEL` added; ended if it is busy long after its
+    time."""
+
+    def launch(model: str, left: Optional[float]) -> int:
+        budget = [] if left is None else ["--time-budget", f"{left:.0f}"]
+        child = subprocess.Popen([sys.executable, *command, "--worker", model, *budget])
+        try:
+            return child.wait(None if left is None else left + GRACE_S)
+        except subprocess.TimeoutExpired:
+            return -1
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+    return launch
