@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py --source "$(SOURCE)" --out demo
 
 test: $(STAMP) lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
