@@ -7,12 +7,7 @@
 `--prepare` needs torch, onnx and onnxruntime, and no GPU; `--from` needs Python 3.8, NumPy, OpenCV, TensorRT 8.5 or
 newer and cuda-python. PyTorch is measured in the same run where some Python of the machine has it with CUDA. A killed
 run loses nothing: `--resume` goes on, with plans taken up where they lie (`--plans`). Where commands are ended after
-ten minutes: `--time-budget 540`, then `--resume --time-budget 540` until it says that it is complete. For a machine
-without TensorRT that reaches no package registry, TensorRT 8.5.3 and its Python 3.9 can be carried there in parts:
-
-    ../shared/tools/trt85/pack.sh PARTS                   where there is a package registry
-    ../shared/tools/trt85/unpack.sh PARTS DEST            on the GPU machine
-    PYTHONPATH=src DEST/python benchmarks/gpu.py --from PACK --json OUT/gpu.json --time-budget 540
+ten minutes: `--time-budget 540`, then `--resume --time-budget 540` until it says that it is complete.
 
 Exit code: 0; 1 if an engine failed, is missing, or a check does not hold; 2 for a wrong command; 3 without a GPU.
 """
