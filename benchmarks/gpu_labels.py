@@ -9,6 +9,7 @@ import numpy as np
 from gradseg.benchmarks.gpu_index import DECIDED, FP32_TIE, HALF_TIE, UNDECIDED, UNDECIDED_HALF
 from gradseg.calibration.graph import attribute
 from gradseg.calibration.sessions import OnnxRunner, exposed
+from gradseg.export.ties import interleaved
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.preprocess import resize_labels
 
@@ -29,7 +30,7 @@ class Labeller:
     def __call__(self, batch: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """uint8 BGR (1, h, w, 3) → labels and levels (see `gpu_index`), both uint8 (h, w)."""
         labels, scores = self._runner.run(batch, [self._labels, self._scores])
-        return labels[0], resize_labels(interleaved(levels_of(scores, self._axis)), labels.shape[1:])
+        return labels[0], resize_labels(interleaved(levels_of(scores, self._axis)[0]), labels.shape[1:])
 
 
 def levels_of(scores: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
@@ -40,12 +41,3 @@ def levels_of(scores: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
     levels[margin < HALF_TIE * size] = UNDECIDED_HALF
     levels[margin < FP32_TIE * size] = UNDECIDED
     return levels
-
-
-def interleaved(maps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(1, h, w) → (h, w); (1, 4, h, w), one map per pixel of a 2x2 block → (2h, 2w), as `label_head` interleaves."""
-    if maps.ndim == 3:
-        return np.ascontiguousarray(maps[0])
-    _, _, height, width = maps.shape
-    blocks = maps.reshape(2, 2, height, width).transpose(2, 0, 3, 1)
-    return np.ascontiguousarray(blocks.reshape(2 * height, 2 * width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from gradseg.benchmarks.gpu_results import ENDED, Results
 
 AGAIN = 75  # exit code of a worker that wants a new process (EX_TEMPFAIL)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OUT_OF_TIME = -1  # what `launch` gives for a worker that was ended because its time was up
 GRACE_S = 30.0  # a worker that is still busy so long after its time is ended
 Launch = Callable[[str, Optional[float]], int]
 
@@ -38,6 +40,8 @@ def run_models(path: Path, models: Sequence[str], deadline: Optional[float], lau
                 break
             before = state
             code = launch(model, left)
+            if code == OUT_OF_TIME:
+                _take_back(Results.read(path), model)
             if code == 0:
                 break
         late = deadline is not None and time.monotonic() >= deadline
@@ -48,6 +52,14 @@ def run_models(path: Path, models: Sequence[str], deadline: Optional[float], lau
                 row["error"] = f"not run to its end: {why}"
         results.save()
     return Results.read(path)
+
+
+def _take_back(results: Results, model: str) -> None:
+    """A step that was cut off for time is no crash: it does not count as an attempt."""
+    for row in results.of_model(model):
+        if row["status"] not in ENDED:
+            row["attempts"] = {}
+    results.save()
 
 
 def end_with_parent() -> None:
@@ -62,14 +74,16 @@ def in_process_of_its_own(command: Sequence[str]) -> Launch:
 
     def launch(model: str, left: Optional[float]) -> int:
         budget = [] if left is None else ["--time-budget", f"{left:.0f}"]
-        child = subprocess.Popen([sys.executable, *command, "--worker", model, *budget])
+        # a process group of its own, so that what it started (PyTorch's process) ends with it
+        child = subprocess.Popen([sys.executable, *command, "--worker", model, *budget], start_new_session=True)
         try:
             return child.wait(None if left is None else left + GRACE_S)
         except subprocess.TimeoutExpired:
-            return -1
+            return OUT_OF_TIME
         finally:
             if child.poll() is None:
-                child.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
 
     return launch

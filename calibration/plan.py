@@ -9,8 +9,9 @@ Targets, see `targets` for their scales:
 Left in float: the convolution that makes the logits (its argmax decides on small differences; TI's tools keep such a
 layer at 16 bits) and every operator that is not listed here. On the CPU also convolutions whose output is resized,
 deconvolutions (ONNX Runtime has no INT8 kernel) and convolutions to 16 channels or fewer, too narrow for ONNX Runtime's
-INT8 kernels to be worth the conversions around them. For TensorRT also the first convolution: pixels 0..255 do not fit
-7 bits and a sign. Pixels as the frame has them are integers of 8 bits already: they are never rounded.
+INT8 kernels to be worth the conversions around them. For TensorRT also deconvolutions (its versions disagree on the
+axis of their weights' scales) and the first convolution: pixels 0..255 do not fit 7 bits and a sign. Pixels as the
+frame has them are integers of 8 bits already: they are never rounded.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _convolution_worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bo
         resized = any(reader.op_type == "Resize" for reader in graph.consumers(node.output[0]))
         return node.op_type == "Conv" and not resized and weight.shape[0] > NARROW
     if node.op_type == "ConvTranspose":
-        return bool(group == 1)  # a grouped one has no axis of its output channels
+        return False  # TensorRT 8 takes their scales along the input channels, or fails: its issues 2380, 1519, 1293
     return bool(weight.shape[1] * group > 3)
 
 

@@ -24,8 +24,12 @@ def make_best(args: argparse.Namespace, prepared_job: Callable[[Optional[str]], 
     for precision in PRECISIONS:
         try:
             job = prepared_job(precision)
-            for note in job.prepared.notes:
-                print(note)
+        except GradsegError as error:  # also for want of a package: then the others are compared
+            refused.append(f"{precision} is out: {error}")
+            continue
+        for note in job.prepared.notes:
+            print(note)
+        try:
             found = make(job)
         except GradsegError as error:
             if error.exit_code == 3:
@@ -41,7 +45,8 @@ def make_best(args: argparse.Namespace, prepared_job: Callable[[Optional[str]], 
                 exit_code=3,
             )
         made.append((job, found))
-    print("\n".join(refused))
+    for line in refused:
+        print(line)
     if not made:
         raise GradsegError(f"--precision best: no precision is left: {'; '.join(refused)}")
     candidates, winner = _measured(args, made)

@@ -11,12 +11,12 @@ from gradseg.models.errors import GradsegError
 
 # What a weakly typed builder (8 to 10) may use; INT8 stands in the Q/DQ, FP16 is for the layers between
 PRECISION_FLAGS: Dict[str, Tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
-# Libraries of kernels that TensorRT 8.5 uses if it finds them: files to try, newest first, and a function that gives
-# the version, at least the given one from the real library
-EXTERNAL: Dict[str, Tuple[Tuple[str, ...], str, int]] = {
-    "CUBLAS": (("libcublas.so.13", "libcublas.so.12", "libcublas.so.11"), "cublasGetCudartVersion", 9000),
-    "CUBLAS_LT": (("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"), "cublasLtGetVersion", 9000),
-    "CUDNN": (("libcudnn.so.9", "libcudnn.so.8"), "cudnnGetVersion", 8000),
+# Libraries of kernels that TensorRT 8.5 loads by these very names if they are there: a function that gives the version,
+# at least the given one from the real library. Later versions leave them out by default.
+EXTERNAL: Dict[str, Tuple[str, str, int]] = {
+    "CUBLAS": ("libcublas.so.11", "cublasGetCudartVersion", 9000),
+    "CUBLAS_LT": ("libcublasLt.so.11", "cublasLtGetVersion", 9000),
+    "CUDNN": ("libcudnn.so.8", "cudnnGetVersion", 8000),
 }
 
 
@@ -129,12 +129,10 @@ def _own_kernels(trt: Any, config: Any) -> List[str]:
 
 
 def _usable(source: str) -> bool:
-    files, function, least = EXTERNAL[source]
-    for file in files:
-        try:
-            ask = getattr(ctypes.CDLL(file), function)
-        except (OSError, AttributeError):
-            continue
-        ask.restype = ctypes.c_size_t
-        return int(ask()) >= least
-    return False
+    file, function, least = EXTERNAL[source]
+    try:
+        ask = getattr(ctypes.CDLL(file), function)
+    except (OSError, AttributeError):
+        return False
+    ask.restype = ctypes.c_size_t
+    return int(ask()) >= least

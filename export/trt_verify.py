@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from gradseg.calibration.sessions import OnnxRunner
 from gradseg.export import verify
+from gradseg.export.ties import Decided
 from gradseg.export.trt_manifest import Verified
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.engine import Engine, open_engine
@@ -71,9 +73,10 @@ def _agreement(
         if error.exit_code != 3:
             raise
         return None, warnings
-    agreement = verify.Agreement()
-    for batch in batches:
-        agreement.add(engine.infer(batch), runner.first(batch))
+    agreement = _compared(engine, runner, batches)
+    if precision == "fp32" and agreement.fraction < NEEDED[precision]:
+        with contextlib.suppress(ImportError):  # without onnx the scores cannot be looked at
+            agreement = _compared(engine, runner, batches, Decided(reference.onnx, plan.name))
     if agreement.fraction < NEEDED[precision]:
         raise GradsegError(
             f"{plan.name}: labels equal to those of {reference.words} on only {agreement}; {precision} needs "
@@ -85,6 +88,17 @@ def _agreement(
             + _advice(precision)
         )
     return agreement, warnings
+
+
+def _compared(
+    engine: Engine, runner: OnnxRunner, batches: List[np.ndarray[Any, Any]], decided: Optional[Decided] = None
+) -> verify.Agreement:
+    """The plan's labels against those of ONNX Runtime; with `decided`, near-ties are left out and counted."""
+    agreement = verify.Agreement()
+    for batch in batches:
+        expected = runner.first(batch)
+        agreement.add(engine.infer(batch), expected, None if decided is None else decided(batch, expected))
+    return agreement
 
 
 def _advice(precision: str) -> str:

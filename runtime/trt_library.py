@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections import deque
 from typing import Any, Deque, List, Optional, Sequence, Tuple
@@ -49,22 +50,30 @@ class Heard:
 
 
 def quiet_logger(trt: Any) -> Tuple[Any, Heard]:
-    """A logger that prints nothing, and what it heard, for the one line that a user gets.
+    """A logger that prints nothing, and what it hears from now on, for the one line that a user gets.
 
-    TensorRT holds on to the first logger of a process: another one's messages may then come to that.
+    One for each library and process: TensorRT keeps the first one that it is given, and may call it as long as any
+    runtime or engine lives.
     """
-    heard = Heard()
+    logger = _quiet(trt)
+    logger.heard = Heard()
+    return logger, logger.heard
+
+
+@functools.lru_cache(maxsize=None)
+def _quiet(trt: Any) -> Any:
     severity_of = trt.ILogger.Severity
 
     class Quiet(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.heard = Heard()
 
         def log(self, severity: Any, message: str) -> None:
-            text = " ".join(str(message).split())
+            text, heard = " ".join(str(message).split()), self.heard
             if severity == severity_of.WARNING:
                 heard.warnings.append(text)
             elif severity in (severity_of.ERROR, severity_of.INTERNAL_ERROR) and len(heard.errors) < KEPT_MESSAGES:
                 heard.errors.append(text)
 
-    return Quiet(), heard
+    return Quiet()

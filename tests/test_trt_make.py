@@ -12,7 +12,8 @@ import pytest
 from export_toys import HW, SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
 
 from gradseg.calibration.sessions import OnnxRunner
-from gradseg.export import trt_best, trt_choice, trt_make, trt_verify, verify
+from gradseg.export import ties, trt_best, trt_choice, trt_make, trt_verify, verify
+from gradseg.export.ties import Decided
 from gradseg.export.trt_best import Candidate, chosen, table
 from gradseg.export.trt_build import Built
 from gradseg.export.trt_make import Job, make, onnx_beside, runs_here, write_made
@@ -120,6 +121,30 @@ def test_dead_and_fickle_plans_are_refused(monkeypatch: pytest.MonkeyPatch, engi
     use(monkeypatch, GpuStandIn(**engine))
     with pytest.raises(GradsegError, match=said):
         trial("fp16")
+
+
+def test_near_ties_are_left_out_of_fp32_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that differ only where the two best classes are as good as equal are no fault of the plan."""
+    decided = Decided(exported().SerializeToString(), "net")
+    runner = OnnxRunner(exported().SerializeToString(), threads=1)
+    frames = batches()
+    clear = decided(frames[0], runner.first(frames[0]))
+    assert clear.shape == (1, *HW) and clear.mean() > 0.9
+    monkeypatch.setattr(ties, "TIE", 0.5)
+    masks = {frame.tobytes(): decided(frame, runner.first(frame)) for frame in frames}
+
+    class Engine(GpuStandIn):
+        def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            labels = self.runner.first(batch)
+            return np.where(masks[batch.tobytes()], labels, (labels + 1) % 11).astype(np.uint8)
+
+    use(monkeypatch, Engine())
+    found, lines = trial("fp32")
+    assert found.agreement == 1.0 and any("near-ties left out" in line for line in lines)
+    monkeypatch.setattr(ties, "TIE", 1e-4)
+    use(monkeypatch, Engine())
+    with pytest.raises(GradsegError, match=r"fp32 needs 99\.99 %"):
+        trial("fp32")
 
 
 def test_engines_take_turns_and_each_sample_is_counted() -> None:
