@@ -5,9 +5,10 @@
     python benchmarks/gpu.py --from PACK                  on the GPU machine
 
 `--prepare` needs torch, onnx and onnxruntime, and no GPU; `--from` needs Python 3.8, NumPy, OpenCV, TensorRT 8.5 or
-newer and cuda-python (and PYTHONPATH=src where GradSeg is not installed). PyTorch is measured in the same run where some Python of the machine has it with CUDA. A killed
-run loses nothing: `--resume` goes on, with plans taken up where they lie (`--plans`). Where commands are ended after
-ten minutes: `--time-budget 540`, then `--resume --time-budget 540` until it says that it is complete.
+newer and cuda-python, and PYTHONPATH=src where GradSeg is not installed. PyTorch is measured in the same run where some
+Python of the machine has it with CUDA. A killed run loses nothing: `--resume` goes on, with plans taken up where they
+lie (`--plans`). Where commands are ended after ten minutes: `--time-budget 540`, then `--resume --time-budget 540`
+until it says that it is complete.
 
 Exit code: 0; 1 if an engine failed, is missing, or a check does not hold; 2 for a wrong command; 3 without a GPU.
 """
