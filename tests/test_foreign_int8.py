@@ -71,7 +71,8 @@ def test_odd_networks_keep_their_labels_in_int8(name: str) -> None:
     for target, least in TARGETS.items():
         model = int8(name, target)
         onnx.checker.check_model(model, full_check=True)
-        assert count_quantised(model)[0] >= 1
+        only_deconvolutions = target == "trt" and name == "deconvolutions"  # which stay in float for TensorRT
+        assert (count_quantised(model)[0] == 0) == only_deconvolutions
         runner = OnnxRunner(model.SerializeToString(), threads=1)
         kept = np.mean([np.mean(runner.first(batch) == floats.first(batch)) for batch in batches()[:2]])
         assert kept > least, target
