@@ -90,7 +90,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return run(args.pack, args, settings)
     folder = Path(tempfile.mkdtemp(prefix="gradseg-gpu-"))
     pack = folder / "pack"
-    prepare(pack, args)
+    try:
+        prepare(pack, args)
+    except BaseException:  # a wrong option, Ctrl-C: half a pack is of no use
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     try:
         code = run(pack, args, settings)
     except GradsegError as error:

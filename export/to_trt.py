@@ -63,9 +63,11 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     for name in fixed:
         if getattr(args, name, None) is not None:
             raise GradsegError(
-                f"--rebuild {args.rebuild}: builds from the ONNX beside the plan as it is; leave {name} out, or build "
-                "from the checkpoint"
+                f"--rebuild {args.rebuild}: builds from the ONNX beside the plan as it is; leave "
+                f"{name if name == 'model' else '--' + name.replace('_', '-')} out, or build from the checkpoint"
             )
+    if Path(args.rebuild).suffix.lower() not in SUFFIXES:
+        raise GradsegError(f"--rebuild {args.rebuild}: expected a plan ({' or '.join(SUFFIXES)})")
     again, args.manifest = rebuild_arguments(Path(args.rebuild))
     for name, value in vars(parser.parse_args(again)).items():
         if getattr(args, name) == parser.get_default(name):
@@ -77,6 +79,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     _check_values(args)
     source = Path(args.model)
+    if source.is_dir() or not source.name:
+        raise GradsegError(f"{args.model}: is a directory; give a checkpoint (.pth) or an ONNX model (.onnx)")
+    if source.suffix.lower() in SUFFIXES:
+        raise GradsegError(f"{args.model}: is a plan already; to build it again: --rebuild {args.model}")
     out = Path(args.out) if args.out else source.with_suffix(".plan")
     check_out(args.model, out, SUFFIXES)
     given = options_from(args, args.precision if args.precision in PRECISIONS else "fp16")
@@ -101,7 +107,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         options = dataclasses.replace(given, precision=prepared.precision, keep_fp32=keep)
         if missing is None:
             check_options(options, library)
-        return Job(prepared, options, library, plan, onnx_beside(plan, source, prepared), args.data, gpu)
+        return Job(prepared, options, library, plan, onnx_beside(plan, prepared), args.data, gpu)
 
     if args.precision == "best":
         if library is None or gpu is None:

@@ -16,8 +16,9 @@ from gradseg.export.trt_options import BuildOptions
 from gradseg.export.trt_prepare import Prepared
 from gradseg.export.trt_verify import verified
 from gradseg.models.errors import GradsegError
-from gradseg.models.files import check_writable
+from gradseg.models.files import check_writable, sha256_of
 from gradseg.runtime.gpu import Gpu
+from gradseg.runtime.manifest import read_manifest
 
 
 @dataclass
@@ -130,14 +131,27 @@ def write_onnx(beside: Path, prepared: Prepared) -> str:
     return f"wrote {beside}: {len(prepared.data) / 1e6:.2f} MB, {prepared.precision}"
 
 
-def onnx_beside(plan: Path, source: Path, prepared: Prepared) -> Path:
-    """Where the ONNX of a plan goes: NAME.onnx, or NAME.trt.onnx if its own input lies there and is another one.
+def onnx_beside(plan: Path, prepared: Prepared) -> Path:
+    """Where the ONNX of a plan goes: NAME.onnx, or NAME.trt.onnx if another file stands there.
 
-    GradsegError if it cannot be written.
+    Only an ONNX that the plan's own manifest names is replaced. GradsegError if neither name is free.
     """
-    beside = plan.with_suffix(".onnx")
-    if beside.exists() and source.exists() and beside.samefile(source) and beside.read_bytes() != prepared.data:
-        beside = plan.with_suffix(".trt.onnx")
-    if not beside.exists() or beside.read_bytes() != prepared.data:
-        check_writable(beside)
-    return beside
+    for beside in (plan.with_suffix(".onnx"), plan.with_suffix(".trt.onnx")):
+        if not beside.exists() or _is_of(plan, beside):
+            check_writable(beside)
+            return beside
+        if beside.is_file() and beside.read_bytes() == prepared.data:
+            return beside
+    raise GradsegError(
+        f"{plan}: its ONNX goes beside it, and {plan.with_suffix('.onnx').name} and {beside.name} are other files; "
+        "name another plan with -o, or remove them"
+    )
+
+
+def _is_of(plan: Path, onnx: Path) -> bool:
+    """Whether the manifest beside the plan says that this file is its ONNX."""
+    try:
+        noted = read_manifest(plan).get("onnx") or {}
+        return noted.get("file") == onnx.name and noted.get("sha256") == sha256_of(onnx)
+    except (GradsegError, OSError):
+        return False

@@ -16,6 +16,7 @@ from gradseg.models.files import check_writable
 
 PRECISIONS = ("fp32", "fp16", "int8")
 OPT_LEVELS = (0, 5)
+MOST_MIB = 1 << 24  # 16 TiB, more than any GPU has
 Library = Tuple[str, Any]
 
 
@@ -126,8 +127,8 @@ def _check_values(options: BuildOptions, where: str = "") -> None:
             raise GradsegError(
                 f"{where}--compute-capability {target}: expected smNN, such as sm75, sm86, sm89 or sm120"
             )
-    if options.workspace_mib is not None and options.workspace_mib <= 0:
-        raise GradsegError(f"{where}--workspace {options.workspace_mib}: expected MiB above 0, such as 1024")
+    if options.workspace_mib is not None and not 0 < options.workspace_mib <= MOST_MIB:
+        raise GradsegError(f"{where}--workspace {options.workspace_mib}: expected MiB above 0, at most {MOST_MIB}")
     if options.opt_level is not None and not low <= options.opt_level <= high:
         raise GradsegError(f"{where}--opt-level {options.opt_level}: expected {low} (quick) to {high} (thorough)")
     if options.dla is not None and options.dla < 0:

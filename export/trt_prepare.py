@@ -54,12 +54,14 @@ def prepare(args: argparse.Namespace, wanted: Optional[str], typed: bool) -> Pre
         typed: the builder is strongly typed, so that FP16 must stand in the ONNX.
     """
     if Path(args.model).suffix.lower() != ".onnx":
+        _refuse_int8_options(args, wanted or "fp32")
         return _converted(args, wanted or "fp32", typed)
     values = metadata.read_metadata(args.model)
     precision = values.get(metadata.PRECISION, "fp32")
     wanted = wanted or precision
     refuse_checkpoint_options(args)
     _refuse_other_kinds(args, values, precision, wanted)
+    _refuse_int8_options(args, wanted)
     as_it_is = values.get(metadata.FORMAT) == metadata.DEPLOYMENT and not _changes_borders(args, values)
     whole = not typed or values.get(metadata.PARTNER) == "fp16"  # an INT8 file that this builder takes as it stands
     if as_it_is and (wanted == "fp32" or precision == "fp16" or (precision == "int8" and whole)):
@@ -87,6 +89,19 @@ def _refuse_other_kinds(args: argparse.Namespace, values: Dict[str, str], precis
         raise GradsegError(
             f"{args.model}: is {precision.upper()} and cannot become {wanted}; give its checkpoint or FP32 ONNX"
         )
+
+
+def _refuse_int8_options(args: argparse.Namespace, wanted: str) -> None:
+    """Options that nothing would come of: a user who gives them wants INT8. FP16 looks for overflow on --calib."""
+    if args.precision == "best" or wanted == "int8":
+        return
+    names = ("ranges", "max_drop") if wanted == "fp16" else ("ranges", "max_drop", "calib")
+    for name in names:
+        if getattr(args, name) is not None:
+            raise GradsegError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: is for INT8, and this builds {wanted}; add "
+                "--precision int8, or leave it out"
+            )
 
 
 def _changes_borders(args: argparse.Namespace, values: Dict[str, str]) -> bool:

@@ -13,6 +13,7 @@ from gradseg.runtime.gpu import Gpu
 from gradseg.runtime.manifest import StalePlan, read_manifest
 
 Library = Tuple[str, Any]
+NOT_OF_RTX = ("timing_cache", "opt_level", "version_compatible", "hardware_compatible")
 
 
 def rebuild_arguments(plan: Path) -> Tuple[List[str], Optional[Dict[str, Any]]]:
@@ -35,6 +36,9 @@ def rebuild_arguments(plan: Path) -> Tuple[List[str], Optional[Dict[str, Any]]]:
     assert manifest is not None
     noted = manifest.get("onnx") or {}
     onnx = plan.with_name(Path(str(noted.get("file") or plan.with_suffix(".onnx").name)).name)  # always beside the plan
+    renamed = plan.with_suffix(".onnx")
+    if not onnx.is_file() and renamed.is_file() and sha256_of(renamed) == noted.get("sha256"):
+        onnx = renamed  # all three files were given another name
     if not onnx.is_file():
         raise GradsegError(f"{plan}: the ONNX that it was built from, {onnx}, is not there; copy it along, or {again}")
     if sha256_of(onnx) != noted.get("sha256"):
@@ -55,9 +59,17 @@ def rebuild_options(
         for field in dataclasses.fields(given)
         if getattr(given, field.name) != field.default and field.name != "precision"
     }
-    merged = dataclasses.replace(recorded, **changes)
     if library is None or library[0] != "tensorrt_rtx":
-        return dataclasses.replace(merged, targets=())
+        return dataclasses.replace(recorded, **changes, targets=())
+    lacking = [name for name in NOT_OF_RTX if getattr(recorded, name)]
+    if recorded.dla is not None:
+        lacking.append("dla")
+    if lacking:
+        print(f"note: {plan}: recorded options that TensorRT for RTX does not have are left out: {', '.join(lacking)}")
+    has = dataclasses.replace(
+        recorded, timing_cache=None, opt_level=None, version_compatible=False, hardware_compatible=False, dla=None
+    )
+    merged = dataclasses.replace(has, **changes)
     if gpu is not None and merged.targets and gpu.compute_capability not in merged.targets:
         return dataclasses.replace(merged, targets=(*merged.targets, gpu.compute_capability))
     return merged

@@ -11,9 +11,11 @@ import numpy as np
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import read_json, require_file
 from gradseg.models.spec import ModelSpec
+from gradseg.runtime.manifest import check_present
 
 MAX_THREADS = 1024
 PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
+PLANS = (".plan", ".engine")
 SUFFIXES = ".onnx (ONNX Runtime), .pth (PyTorch), .plan or .engine (TensorRT)"
 
 
@@ -91,13 +93,15 @@ def open_engine(
     check_threads(threads)
     if provider not in (None, *PROVIDERS):
         raise GradsegError(f"--provider {provider}: expected {', '.join(PROVIDERS)}")
+    suffix = Path(path).suffix.lower()
+    if suffix in PLANS:
+        check_present(Path(path))
     found = require_file(path, f"an engine: {SUFFIXES}")
-    suffix = found.suffix.lower()
     if suffix == ".onnx":
         from gradseg.runtime.ort_engine import OrtEngine
 
         return OrtEngine(found, threads, spec, provider or "cpu")
-    if provider is not None and suffix in (".pth", ".plan", ".engine"):
+    if provider is not None and suffix in (".pth", *PLANS):
         raise GradsegError(
             f"--provider {provider}: is for .onnx files, which ONNX Runtime runs; leave it out for {found}"
         )
@@ -105,7 +109,7 @@ def open_engine(
         from gradseg.runtime.torch_engine import TorchEngine
 
         return TorchEngine(found, threads, spec)
-    if suffix in (".plan", ".engine"):
+    if suffix in PLANS:
         from gradseg.runtime.trt_engine import TrtEngine
 
         return TrtEngine(found, spec, cuda_graph)

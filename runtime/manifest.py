@@ -39,6 +39,12 @@ def rebuild_command(plan: Path) -> str:
     return f"python export/to_trt.py --rebuild {shlex.quote(str(plan))}"
 
 
+def check_present(plan: Path) -> None:
+    """StalePlan for a plan that is missing or empty while its manifest is there: it can be built again."""
+    if manifest_path(plan).is_file() and (not plan.exists() or (plan.is_file() and plan.stat().st_size == 0)):
+        _stale(plan, f"is {'empty' if plan.exists() else 'missing'}, though {manifest_path(plan).name} is there")
+
+
 def read_manifest(plan: Path) -> Dict[str, Any]:
     """The plan's manifest, every field that the runtime relies on checked for its type.
 

@@ -371,3 +371,17 @@ def test_the_toys_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, device, trt)
     open_engine(write_plan(tmp_path, **fields_for(trt))).close()
     assert trt.loaded == [PLAN]
+
+
+@pytest.mark.parametrize("left", ["missing", "empty"])
+def test_a_plan_that_is_gone_while_its_manifest_is_there_can_be_built_again(tmp_path: Path, left: str) -> None:
+    plan = tmp_path / "m.plan"
+    manifest_path(plan).write_text("{}")
+    if left == "empty":
+        plan.write_bytes(b"")
+    with pytest.raises(StalePlan, match=rf"m\.plan: is {left}, though m\.plan\.json is there.*--rebuild"):
+        open_engine(plan)
+    manifest_path(plan).unlink()
+    with pytest.raises(GradsegError, match=r"no such file|is empty") as caught:
+        open_engine(plan)
+    assert not isinstance(caught.value, StalePlan)

@@ -78,7 +78,8 @@ def test_plan_from_checkpoint_and_onnx(
     precision: str,
 ) -> None:
     out = tmp_path / "net.plan"
-    options = ["--precision", precision, "--compute-capability", "sm89", "--data", SCENES, "--calib", SCENES]
+    options = ["--precision", precision, "--compute-capability", "sm89", "--data", SCENES]
+    options += ["--calib", SCENES] if precision == "int8" else []
     assert call(monkeypatch, files / name, *options, "-o", out) == 0
     check_plan(out, precision)
     said = capsys.readouterr().out
@@ -133,6 +134,12 @@ BAD: List[Any] = [
     (["{d}/ort.onnx", "--precision", "int8"], "made for ONNX Runtime"),
     (["{d}/net.onnx", "--compute-capability", "sm99", "-o", "{t}/new/n.plan"], "--compute-capability sm99: TensorRT"),
     (["{d}/net.onnx", "--compute-capability", "ampere", "-o", "{t}/new/n.plan"], "expected smNN"),
+    (["{d}/net.onnx", "--ranges", "r.json"], "--ranges r.json: is for INT8, and this builds fp32"),
+    (["{d}/net.pth", "--calib", SCENES], "--calib .*: is for INT8, and this builds fp32"),
+    (["{d}/net.onnx", "--precision", "fp16", "--max-drop", "1"], "--max-drop 1.0: is for INT8, and this builds fp16"),
+    (["{d}/net.onnx", "--workspace", "99999999999999"], "--workspace 99999999999999: expected MiB above 0, at most"),
+    (["{d}"], "is a directory; give a checkpoint"),
+    (["{t}/x.plan"], "is a plan already; to build it again: --rebuild"),
     (["{d}/net.pth", "--arch", "erfnet"], "--arch erfnet, but the checkpoint is of dg2-star-light"),
     (["{d}/net.onnx", "--precision", "int8", "--calib", "random"], "'random' refused"),
 ]

@@ -287,12 +287,20 @@ def test_which_gpu_a_plan_runs_on() -> None:
     assert runs_here(built("tensorrt_rtx", ["sm75"]), T4) and not runs_here(built("tensorrt_rtx", ["sm75"]), ORIN)
 
 
-def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
-    source = tmp_path / "net.onnx"
-    source.write_bytes(b"the user's file")
-    assert onnx_beside(tmp_path / "net.plan", source, job(tmp_path).prepared).name == "net.trt.onnx"
-    assert onnx_beside(tmp_path / "net.plan", source, job(tmp_path, data=b"the user's file").prepared) == source
-    assert onnx_beside(tmp_path / "other.plan", source, job(tmp_path).prepared).name == "other.onnx"
+def test_no_other_onnx_is_overwritten(tmp_path: Path) -> None:
+    plan, theirs = tmp_path / "net.plan", tmp_path / "net.onnx"
+    theirs.write_bytes(b"the user's file")
+    assert onnx_beside(plan, job(tmp_path).prepared).name == "net.trt.onnx"
+    assert onnx_beside(plan, job(tmp_path, data=b"the user's file").prepared) == theirs
+    assert onnx_beside(tmp_path / "other.plan", job(tmp_path).prepared).name == "other.onnx"
+    (tmp_path / "net.trt.onnx").write_bytes(b"another of the user's")
+    with pytest.raises(GradsegError, match=r"net\.onnx and net\.trt\.onnx are other files; name another plan with -o"):
+        onnx_beside(plan, job(tmp_path).prepared)
+
+
+def test_the_onnx_of_the_plan_before_is_replaced(tmp_path: Path) -> None:
+    plan = stored(tmp_path, BuildOptions("fp32"))
+    assert onnx_beside(plan, job(tmp_path, data=b"built again, otherwise").prepared) == tmp_path / "net.onnx"
 
 
 def test_an_unwritable_folder_keeps_the_old_pair(tmp_path: Path) -> None:
@@ -342,6 +350,21 @@ def test_a_rebuild_needs_the_very_onnx(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").unlink()
     with pytest.raises(GradsegError, match=r"net\.onnx, is not there; copy it along"):
         rebuild_arguments(plan)
+
+
+def test_a_rebuild_finds_files_that_were_all_renamed(tmp_path: Path) -> None:
+    stored(tmp_path, BuildOptions("fp32"))
+    for name in ("onnx", "plan", "plan.json"):
+        (tmp_path / f"net.{name}").rename(tmp_path / f"new.{name}")
+    assert rebuild_arguments(tmp_path / "new.plan")[0][0] == str(tmp_path / "new.onnx")
+
+
+def test_a_rebuild_by_rtx_leaves_out_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = BuildOptions("fp16", timing_cache="t.cache", opt_level=4, dla=0, sparse=True)
+    plan = stored(tmp_path, recorded)
+    found = rebuild_options(read_manifest(plan), plan, BuildOptions("fp16"), ("tensorrt_rtx", None), ORIN)
+    assert found == BuildOptions("fp16", sparse=True)
+    assert "are left out: timing_cache, opt_level, dla" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["{", None, "{}", '{"format": "gradseg.plan/0"}'])
