@@ -217,6 +217,8 @@ def probe_engine(path: str) -> Dict[str, Any]:
     found = {"backend": engine.backend, "device": engine.device, "precision": engine.precision}
     found["frame_hw"] = list(engine.frame_hw)
     engine.close()
+    if engine.batch > 1:
+        return {"error": f"{path}: takes {engine.batch} frames at a time, run_video.py gives it one", "exit_code": 2}
     return found
 
 

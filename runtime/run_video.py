@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec
+from gradseg.runtime.engine import PLANS, PROVIDERS, Engine, open_engine, read_spec
 from gradseg.runtime.loop import Outcome, VideoLoop
 from gradseg.runtime.overlay import MODES, Overlay
 from gradseg.runtime.rebuild import open_or_rebuild
@@ -72,6 +72,9 @@ def _check(options: argparse.Namespace) -> Tuple[str, float]:
     for name, value in (("--max-frames", options.max_frames), ("--duration", options.duration)):
         if value is not None and not 0 < value < math.inf:
             raise GradsegError(f"{name} {value}: expected a number above 0")
+    for name, given in (("--rebuild", options.rebuild), ("--no-cuda-graph", options.no_cuda_graph)):
+        if given and Path(options.engine).suffix.lower() not in PLANS:
+            raise GradsegError(f"{name}: is for TensorRT plans; leave it out for {options.engine}")
     Overlay((), options.overlay, options.alpha)
     inputs = [path for path in (options.source, options.engine, options.spec) if path]
     for name, path in (("--save", options.save), ("--report", options.report)):

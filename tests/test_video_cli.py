@@ -374,3 +374,9 @@ def test_the_builder_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(GradsegError, match=r"none\.plan: was not built again \(export/to_trt\.py ended with 2"):
         rebuild(tmp_path / "none.plan")
+
+
+@pytest.mark.parametrize("option", ["--rebuild", "--no-cuda-graph"])
+def test_options_of_plans_are_refused_for_other_engines(option: str) -> None:
+    with pytest.raises(GradsegError, match=rf"{option}: is for TensorRT plans; leave it out for m\.onnx"):
+        run_video.main(["--engine", "m.onnx", "scenes:frames=1", option])
