@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import numpy as np
 
 from gradseg.benchmarks.gpu_index import DECIDED, UNDECIDED_HALF, Pack
+from gradseg.export.verify import Agreement
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.metrics import Confusion
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
@@ -73,11 +74,8 @@ def _number(value: float) -> Optional[float]:
     return None if math.isnan(value) else value
 
 
-class Share:
-    """Pixels compared, and equal ones among them."""
-
-    def __init__(self) -> None:
-        self.pixels = self.equal = 0
+class Share(Agreement):
+    """Agreement of single frames."""
 
     def add(
         self,
@@ -88,12 +86,7 @@ class Share:
         """Both uint8 (h, w). GradsegError if their shapes differ."""
         if labels.shape != expected.shape:
             raise GradsegError(f"labels are {labels.shape}, those of ONNX Runtime {expected.shape}")
-        same = labels == expected
-        if counted is not None:
-            same, self.pixels = same & counted, self.pixels + int(np.count_nonzero(counted))
-        else:
-            self.pixels += same.size
-        self.equal += int(np.count_nonzero(same))
+        super().add(labels, expected, counted)
 
     def without(self, part: Share) -> float:
         """How many percent of these pixels are not in `part`."""
@@ -101,7 +94,8 @@ class Share:
 
     @property
     def value(self) -> Optional[float]:
-        return self.equal / self.pixels if self.pixels else None
+        """`fraction`, None where nothing was compared."""
+        return self.fraction if self.pixels else None
 
 
 class Alive:

@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 
 from gradseg.data.folders import read_image
+from gradseg.export.trt_options import PRECISIONS as PRECISIONS
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import read_json, require_file, sha256_of
 from gradseg.models.spec import ModelSpec
 
 FORMAT = "gradseg.gpu-pack/1"
 INDEX, NETWORKS = "index.json", "networks.bin"
-PRECISIONS = ("fp32", "fp16", "int8")
 BORDERS = ("network", "frame")  # takes frames of the network's size, or any camera frame's with the resize inside
 FP32_TIE, HALF_TIE = 1e-4, 1e-2  # relative distance of the two best scores below which a label is not decided
 UNDECIDED, UNDECIDED_HALF, DECIDED = 0, 1, 2

@@ -8,8 +8,8 @@ import numpy as np
 
 from gradseg.benchmarks.gpu_index import DECIDED, FP32_TIE, HALF_TIE, UNDECIDED, UNDECIDED_HALF
 from gradseg.calibration.graph import attribute
-from gradseg.calibration.sessions import OnnxRunner, exposed
-from gradseg.export.ties import interleaved
+from gradseg.calibration.sessions import OnnxRunner, argmax_of, exposed
+from gradseg.export.ties import interleaved, margins
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.preprocess import resize_labels
 
@@ -18,7 +18,7 @@ class Labeller:
     """A network (onnx.ModelProto) in ONNX Runtime on the CPU, its INT8 computed exactly as the Q/DQ say."""
 
     def __init__(self, model: Any, where: str) -> None:
-        node = next((node for node in model.graph.node if node.op_type == "ArgMax"), None)
+        node = argmax_of(model)
         if node is None:
             raise GradsegError(f"{where}: has no ArgMax; the deployment form is needed")
         self._scores, self._axis = node.input[0], int(attribute(node, "axis", 0))
@@ -35,8 +35,7 @@ class Labeller:
 
 def levels_of(scores: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
     """How far the best score is from the second best along `axis`, as levels, uint8 without that axis."""
-    best = np.partition(np.moveaxis(scores, axis, -1).astype(np.float32), -2, axis=-1)[..., -2:]
-    margin, size = best[..., 1] - best[..., 0], np.abs(best).max(axis=-1)
+    margin, size = margins(scores, axis)
     levels = np.full(margin.shape, DECIDED, np.uint8)
     levels[margin < HALF_TIE * size] = UNDECIDED_HALF
     levels[margin < FP32_TIE * size] = UNDECIDED

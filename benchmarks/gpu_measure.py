@@ -19,10 +19,7 @@ from gradseg.models.errors import GradsegError
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 
 STAGES = ("upload", "inference", "download")
-TURN, SETTLE = (
-    10,
-    3,
-)  # timed frames of a turn, untimed ones before them: caches still hold another engine
+TURN, SETTLE = 10, 3  # timed frames of a turn, untimed ones before them: caches still hold another engine
 FEWEST = 30  # samples below which a row is not measured, when time runs out
 ROUNDS, FLIGHT = 5, 40  # of throughput, and its frames per round
 FRAMES = 8  # different frames in turn: a constant input would flatter caches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 
 from gradseg.data.scenes import ScenesData
@@ -18,12 +20,7 @@ def untrained_network(spec: ModelSpec, seed: int) -> SegNetwork:
     torch.manual_seed(seed)
     try:
         network = SegNetwork(spec, dropout_scale=0.0)
-        for name, module in network.named_modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                # a small residual branch: without training, depth would otherwise turn rounding into noise
-                torch.nn.init.uniform_(module.weight, *((0.1, 0.3) if name.endswith("bn2") else (0.5, 1.5)))
-                torch.nn.init.uniform_(module.bias, -0.3, 0.3)
-                module.momentum = None  # a plain mean over the frames
+        vary_norms(network, None)  # a plain mean over the frames
     finally:
         torch.random.set_rng_state(state)
     height, width = spec.input_hw
@@ -33,10 +30,27 @@ def untrained_network(spec: ModelSpec, seed: int) -> SegNetwork:
         network.train()
         for frame in frames:
             network(frame)
-        logits = network.eval()(frames[0])
-        last = network.decoder.output_conv
-        scale = logits.std(dim=(0, 2, 3))
-        last.weight /= scale[None, :, None, None]
-        assert last.bias is not None
-        last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) / scale)
+        even_classes(network, network.eval()(frames[0]))
     return network
+
+
+def vary_norms(network: SegNetwork, momentum: Optional[float]) -> None:
+    """Random BatchNorm weights, and how their statistics are gathered (torch's `momentum`), in place."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # a small residual branch: without training, depth would otherwise turn rounding into noise
+            torch.nn.init.uniform_(module.weight, *((0.1, 0.3) if name.endswith("bn2") else (0.5, 1.5)))
+            torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+            module.momentum = momentum
+
+
+def even_classes(network: SegNetwork, logits: torch.Tensor) -> None:
+    """Scales the last layer, in place, so that each class has mean 0 and deviation 1 in these logits (N, C, H, W).
+
+    Without gradients: call it under torch.no_grad().
+    """
+    last = network.decoder.output_conv
+    scale = logits.std(dim=(0, 2, 3))
+    last.weight /= scale[None, :, None, None]
+    assert last.bias is not None
+    last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) / scale)

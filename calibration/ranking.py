@@ -15,7 +15,7 @@ import onnx
 from gradseg.calibration.accuracy import Frames, Score
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.layers import Int8Parts, Layer, rounded
-from gradseg.calibration.sessions import OnnxRunner, exposed
+from gradseg.calibration.sessions import OnnxRunner, argmax_of, exposed
 from gradseg.models.errors import GradsegError
 
 NOISE_FRAMES = 4  # frames that signal to noise is measured on
@@ -126,8 +126,8 @@ class _Bench:
         self.model, self.threads, self.kernels = parts.ready, threads, parts.settings.target == "cpu"
         count = min(NOISE_FRAMES, len(self.batches))
         self.noisy = [self.batches[index * len(self.batches) // count] for index in range(count)]
-        scores = next((node.input[0] for node in self.model.graph.node if node.op_type == "ArgMax"), None)
-        self.scores: List[str] = [] if scores is None else [scores]
+        argmax = argmax_of(self.model)
+        self.scores: List[str] = [] if argmax is None else [argmax.input[0]]
         network = self.runner(self.model).first
         self.base: Optional[Score] = None
         if self.frames is None:
@@ -135,7 +135,7 @@ class _Bench:
         else:
             self.base, self.labels = self.frames.scored(network)
         floats = OnnxRunner(exposed(self.model, self.scores), "float", threads)
-        self.float_scores = [floats.run(batch, self.scores)[0] if scores else None for batch in self.noisy]
+        self.float_scores = [floats.run(batch, self.scores)[0] if self.scores else None for batch in self.noisy]
 
     def runner(self, model: Any) -> OnnxRunner:
         """A session that computes as the target would."""

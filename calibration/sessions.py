@@ -78,7 +78,13 @@ def exposed(model: Any, tensors: Sequence[str]) -> bytes:
 
 def scores_of(model: Any, batch: np.ndarray[Any, Any], where: str = "model") -> Optional[np.ndarray[Any, Any]]:
     """The float scores that a deployment-form model takes its argmax over, for one batch; None if it has no ArgMax."""
-    name = next((node.input[0] for node in model.graph.node if node.op_type == "ArgMax"), None)
-    if name is None:
+    node = argmax_of(model)
+    if node is None:
         return None
+    name = node.input[0]
     return OnnxRunner(exposed(model, [name]), where, optimise=False).run(batch, [name])[0]
+
+
+def argmax_of(model: Any) -> Optional[Any]:
+    """The node (onnx.NodeProto) that makes classes of scores; None in a model without ArgMax."""
+    return next((node for node in model.graph.node if node.op_type == "ArgMax"), None)

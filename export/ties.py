@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from gradseg.calibration.sessions import OnnxRunner, exposed
+from gradseg.calibration.sessions import OnnxRunner, argmax_of, exposed
 from gradseg.export.verify import TIE
 from gradseg.runtime.preprocess import resize_labels
 
@@ -22,22 +22,29 @@ class Decided:
     def __init__(self, data: bytes, where: str) -> None:
         import onnx
 
+        from gradseg.calibration.graph import attribute
+
         model = onnx.ModelProto.FromString(data)
-        node = next((node for node in model.graph.node if node.op_type == "ArgMax"), None)
+        node = argmax_of(model)
         self._runner: Optional[OnnxRunner] = None
         if node is not None:
             self._scores = node.input[0]
-            self._axis = next((int(found.i) for found in node.attribute if found.name == "axis"), 0)
+            self._axis = int(attribute(node, "axis", 0))
             self._runner = OnnxRunner(exposed(model, [self._scores]), where)
 
     def __call__(self, batch: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """bool of the shape of `labels` (batch, H, W): everywhere True for a model that takes no ArgMax."""
         if self._runner is None:
             return np.ones(labels.shape, bool)
-        scores = np.moveaxis(self._runner.run(batch, [self._scores])[0], self._axis, -1).astype(np.float32)
-        best = np.partition(scores, -2, axis=-1)[..., -2:]
-        clear = (best[..., 1] - best[..., 0] >= TIE * np.abs(best).max(axis=-1)).astype(np.uint8)
+        margin, size = margins(self._runner.run(batch, [self._scores])[0], self._axis)
+        clear = (margin >= TIE * size).astype(np.uint8)
         return np.stack([resize_labels(interleaved(one), labels.shape[1:]) for one in clear]).astype(bool)
+
+
+def margins(scores: np.ndarray[Any, Any], axis: int) -> Tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Distance of the two best scores along `axis`, and the larger of their magnitudes: float32 without that axis."""
+    best = np.partition(np.moveaxis(scores, axis, -1).astype(np.float32), -2, axis=-1)[..., -2:]
+    return best[..., 1] - best[..., 0], np.abs(best).max(axis=-1)
 
 
 def interleaved(maps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -22,8 +22,8 @@ from gradseg.export.inputs import add_calibration_arguments, add_model_arguments
 from gradseg.export.trt_build import import_tensorrt, strongly_typed
 from gradseg.export.trt_choice import make_best
 from gradseg.export.trt_make import Job, make, onnx_beside, write_made, write_onnx
-from gradseg.export.trt_options import add_build_arguments, check_options, options_from
-from gradseg.export.trt_prepare import PRECISIONS, Prepared, prepare
+from gradseg.export.trt_options import PRECISIONS, add_build_arguments, check_options, options_from
+from gradseg.export.trt_prepare import Prepared, prepare
 from gradseg.export.trt_rebuild import rebuild_arguments, rebuild_options
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.spec import parse_size

@@ -13,7 +13,7 @@ from gradseg.data.specs import open_data
 from gradseg.export.trt_best import DROP, Candidate, chosen, measure, table
 from gradseg.export.trt_make import Job, Made, make, write_made
 from gradseg.export.trt_manifest import on_trial
-from gradseg.export.trt_prepare import PRECISIONS
+from gradseg.export.trt_options import PRECISIONS
 from gradseg.models.errors import GradsegError
 
 

@@ -18,7 +18,7 @@ from gradseg.export.trt_verify import verified
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import check_writable, sha256_of
 from gradseg.runtime.gpu import Gpu
-from gradseg.runtime.manifest import read_manifest
+from gradseg.runtime.manifest import OLDEST_COMPATIBLE, read_manifest
 
 
 @dataclass
@@ -74,7 +74,7 @@ def runs_here(built: Built, gpu: Optional[Gpu]) -> bool:
     if gpu is None:
         return False
     if built.library == "tensorrt_rtx" and not built.compute_capability:
-        return int(gpu.compute_capability[2:]) >= 80  # the library's default: Ampere and newer
+        return int(gpu.compute_capability[2:]) >= OLDEST_COMPATIBLE  # the library's default
     return not built.compute_capability or gpu.compute_capability in built.compute_capability
 
 

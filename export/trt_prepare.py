@@ -18,8 +18,6 @@ from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec, parse_size
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 @dataclass
 class Prepared:

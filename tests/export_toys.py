@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+from gradseg.benchmarks.gpu_untrained import even_classes, vary_norms
 from gradseg.data.scenes import ScenesData
 from gradseg.models.checkpoint import Checkpoint
 from gradseg.models.network import SegNetwork
@@ -42,20 +43,10 @@ def lively(spec: ModelSpec, seed: int = 0) -> SegNetwork:
     torch.manual_seed(seed)
     network = SegNetwork(spec, dropout_scale=0.0)
     batch = torch.from_numpy(np.concatenate([normalised_chw(frame, spec) for frame in frames()]))
-    for name, module in network.named_modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            # a small residual branch: without training, depth would otherwise turn rounding into noise
-            torch.nn.init.uniform_(module.weight, *((0.1, 0.3) if name.endswith("bn2") else (0.5, 1.5)))
-            torch.nn.init.uniform_(module.bias, -0.3, 0.3)
-            module.momentum = 1.0
+    vary_norms(network, 1.0)
     with torch.no_grad():
         network.train()(batch)
-        logits = network.eval()(batch)
-        last = network.decoder.output_conv
-        scale = logits.std(dim=(0, 2, 3))
-        last.weight /= scale[None, :, None, None]
-        assert last.bias is not None
-        last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) / scale)
+        even_classes(network, network.eval()(batch))
     return network
 
 
