@@ -1,4 +1,5 @@
-# Both targets set themselves up: a virtual environment in .venv, made once and again when pyproject.toml changes.
+# Both targets set themselves up: a virtual environment in .venv, made once and again when pyproject.toml or the native
+# engine's C sources change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py $(wildcard runtime/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { test "$$(id -u)" = 0 && echo "installing Debian's python3-venv" >&2 && \
 		{ apt-get install -y -qq python3-venv || { apt-get update -qq && apt-get install -y -qq python3-venv; }; } >&2; } || \
@@ -29,4 +30,4 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runtime/_native*.so demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+/* INT8 inference for the ERFNet family on CPUs: programs of a few operators on NHWC uint8 tensors.
+ *
+ * A program is a list of tensors and a list of operators that run in order. All arithmetic:
+ *     acc   = sum of weight * input              int32, exact; input as stored, zero point not subtracted
+ *     value = acc * scale[c] + bias[c]           float32; + residual * residual_scale where there is a residual
+ *     out   = clamp(round half even(value))      0..255 for uint8, -8187..8187 for int16
+ * The caller folds zero points and ReLU (a zero point of 0) into bias. Outside a tensor lies its zero point, as far as
+ * `halo` pixels: padding reads that.
+ */
+#ifndef GRADSEG_NATIVE_H
+#define GRADSEG_NATIVE_H
+#include <stdint.h>
+
+#define GS_ABI 1
+#define GS_OFFSETS_MAX 4096
+
+enum gs_dtype { GS_U8 = 0, GS_S16 = 1 };
+enum gs_kind {
+    GS_CONV = 0,      /* any kernel, stride, dilation, groups; u8 -> u8 or s16 */
+    GS_DEPTHWISE = 1, /* 3x3, stride 1, dilation dy = dx; u8 -> u8, same channels */
+    GS_UPSAMPLE = 2,  /* x2 bilinear, half-pixel centres, edges repeated; s16 in eighths of the output's steps -> u8 */
+    GS_POOL = 3,      /* 2x2 stride-2 maximum, then value = max * scale[c] + bias[c]; u8 -> u8 */
+    GS_HEAD = 4,      /* float32 logits of a kh x kw = 1x1 convolution or 2x2 stride-2 deconvolution, argmax -> labels */
+    GS_ADD = 5        /* value = in * scale[0] + bias[0] + residual * residual_scale; u8, u8 -> u8 */
+};
+
+/* channels: as stored, a multiple of 16, but 3 for tensor 0, the frame. halo: pixels on each side. zero: what lies there;
+ * for the frame three bytes, b | g << 8 | r << 16. */
+typedef struct { int32_t height, width, channels, halo, dtype, zero; } gs_tensor;
+
+/* A convolution's output pixel (y, x) reads input pixels (y * sy - pt + i * dy, x * sx - pl + j * dx) and goes to
+ * (y * oy + py, x * ox + px) of the output tensor, channels out_offset .. out_offset + cout. It has out_h * out_w pixels.
+ * weight: int8 (cout, kh, kw, cin / groups) for GS_CONV; int8 (cin, 3, 3) for GS_DEPTHWISE;
+ *         float32 (classes = cout, cin, kh, kw) for GS_HEAD, the input's scale folded in. Copied by gs_create.
+ * scale, bias: float32 (cout). residual: a tensor of the output's shape, or -1. cin, cout: real channels; stored ones beyond
+ * them are 0 in the input and are written as 0 (only for GS_CONV with out_offset 0). */
+typedef struct {
+    int32_t kind, in, out, residual;
+    int32_t cin, cout, groups, out_offset;
+    int32_t kh, kw, sy, sx, dy, dx, pt, pl;
+    int32_t oy, py, ox, px, out_h, out_w;
+    float residual_scale;
+    const void *weight;
+    const float *scale;
+    const float *bias;
+} gs_op;
+
+typedef struct gs_plan gs_plan;
+
+int32_t gs_abi(void);
+/* What this CPU runs: "avx512-vnni", "avx2", "neon-dotprod" or "scalar"; wanted: one of them to force it, or NULL. NULL if
+ * this CPU or this build cannot. */
+const char *gs_isa(const char *wanted);
+/* threads >= 1, the caller's included. NULL with a message in `error` (of `size` bytes) if something cannot be done. */
+gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *ops, int32_t op_count, int32_t threads,
+                   const char *isa, char *error, int32_t size);
+/* frame: uint8 (height, width, 3) with `frame_stride` bytes a row. labels: uint8 (height, width) of the head's output.
+ * nanoseconds: NULL, or one int64 per operator. Not reentrant. */
+void gs_run(gs_plan *plan, const uint8_t *frame, int64_t frame_stride, uint8_t *labels, int64_t *nanoseconds);
+/* Copies a tensor's interior out (height, width, channels), for tests; after gs_run. Tensors that were fused away: -1. */
+int32_t gs_read(const gs_plan *plan, int32_t tensor, void *out);
+void gs_destroy(gs_plan *plan);
+#endif

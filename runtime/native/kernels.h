@@ -1,0 +1,62 @@
+/* What one instruction set offers to the plan: functions on rows of pixels. Written once in kernels_body.h. */
+#ifndef GRADSEG_KERNELS_H
+#define GRADSEG_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gradseg_native.h"
+
+#define GS_ALIGN 64
+#define S16_LIMIT 8187 /* four of them and a rounding constant fit int16 */
+#define GS_HEAD_CHANNELS 512 /* most channels that a label head reads */
+
+/* A convolution made ready. The sum over a kernel window is `steps` steps of 4 bytes; step k of a pixel lies at
+ * offsets[k] from the pixel's address. Outputs come in blocks (16 * lanes channels, or 16 where `narrow`); weights are
+ * (block, step, channel of block, 4). Vector v of a block reads `deltas[block * 4 + v]` bytes further on. */
+typedef struct {
+    int32_t steps, blocks, narrow, distinct; /* distinct: 1, 2 or 4 different deltas in a block */
+    int32_t cout;                            /* channels to write */
+    const int32_t *offsets;
+    const int32_t *deltas;
+    const int8_t *weights;
+    const float *scale, *bias; /* padded to whole blocks */
+    float residual_scale;
+} gs_conv;
+
+/* A depthwise convolution: weights in `sets` phases of one vector of channels, (set, column, 4 vectors, 4 bytes each). */
+typedef struct {
+    int32_t sets, channels;
+    const int8_t *weights;
+    const float *scale, *bias; /* (set, 4 vectors) in the order of the interleaved channels */
+} gs_dw;
+
+/* Rows (class, position) of the head in groups of four: (group, cin, 4) weights and (group, 4) biases. */
+typedef struct {
+    int32_t classes, cin, channels, positions; /* 1 or 4 */
+    const float *weights, *bias;
+} gs_head;
+
+typedef struct {
+    const char *name;
+    int32_t lanes; /* of 128 bits in a vector */
+    int (*available)(void);
+    /* count pixels from x on: pixel i is read at in + i * in_step, written to out + i * out_step (bytes); s16: two bytes each. */
+    void (*conv)(const gs_conv *conv, const uint8_t *in, ptrdiff_t in_step, uint8_t *out, ptrdiff_t out_step,
+                 const uint8_t *residual, int32_t count, int32_t s16);
+    /* One row; in: its first pixel, rows row_step bytes apart; dilation d. */
+    void (*depthwise)(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out, int32_t count);
+    /* Two output rows of 2 * count pixels from input row `mid` and its neighbours; scratch: 2 * (count + 2) pixels of s16. */
+    void (*upsample)(const int16_t *above, const int16_t *mid, const int16_t *below, int32_t count, int32_t channels,
+                     int16_t *scratch, uint8_t *upper, uint8_t *lower);
+    /* One row of inputs -> labels: one row, or two of twice the width. */
+    void (*head)(const gs_head *head, const uint8_t *in, int32_t count, uint8_t *upper, uint8_t *lower);
+    /* count pixels: maximum of 2x2, affine; channels a multiple of 16. */
+    void (*pool)(const uint8_t *upper, const uint8_t *lower, int32_t channels, const float *scale, const float *bias,
+                 uint8_t *out, ptrdiff_t out_step, int32_t count);
+    /* count bytes, a multiple of 16: in * scale + bias + residual * residual_scale. */
+    void (*add)(const uint8_t *in, const uint8_t *residual, float scale, float bias, float residual_scale, uint8_t *out,
+                int32_t count);
+} gs_kernels;
+
+extern const gs_kernels gs_kernels_avx512, gs_kernels_avx2, gs_kernels_neon, gs_kernels_scalar;
+#endif

@@ -1,0 +1,467 @@
+#include "prepare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLACK 256                 /* bytes before and behind every buffer that vectors may read */
+#define NO_MEMORY "not enough memory"
+#define SIDE_MAX 16384
+#define CHANNELS_MAX 4096
+
+static int32_t up_to(int32_t value, int32_t step) { return (value + step - 1) / step * step; }
+
+static void *own(gs_program *program, size_t bytes) {
+    if (program->owned_count == program->owned_room) {
+        const size_t room = program->owned_room ? 2 * program->owned_room : 64;
+        void **more = realloc(program->owned, room * sizeof *more);
+        if (!more) return NULL;
+        program->owned = more;
+        program->owned_room = room;
+    }
+    const size_t size = (bytes + GS_ALIGN - 1) / GS_ALIGN * GS_ALIGN + GS_ALIGN;
+    void *made = aligned_alloc(GS_ALIGN, size);
+    if (made) {
+        memset(made, 0, size);
+        program->owned[program->owned_count++] = made;
+    }
+    return made;
+}
+
+void gs_release(gs_program *program) {
+    for (size_t i = 0; i < program->owned_count; i++) free(program->owned[i]);
+    free(program->owned);
+    memset(program, 0, sizeof *program);
+}
+
+/* ---- checks: nothing outside a tensor and its halo may ever be read or written ---- */
+
+static const char *check_tensor(const gs_tensor *tensor, int is_frame) {
+    if (tensor->height < 1 || tensor->width < 1 || tensor->height > SIDE_MAX || tensor->width > SIDE_MAX)
+        return "a tensor's size is out of range";
+    if (tensor->halo < 0 || tensor->halo > 64) return "a tensor's halo is out of range";
+    if (is_frame) return tensor->channels == 3 && tensor->dtype == GS_U8 ? NULL : "the frame must be uint8 of 3 channels";
+    if (tensor->channels < 16 || tensor->channels % 16 || tensor->channels > CHANNELS_MAX)
+        return "a tensor's channels must be a multiple of 16";
+    if (tensor->dtype != GS_U8 && tensor->dtype != GS_S16) return "a tensor's type is unknown";
+    return tensor->zero < 0 || tensor->zero > 255 ? "a tensor's zero point is out of range" : NULL;
+}
+
+static int same_size(const gs_tensor *a, const gs_tensor *b) {
+    return a->height == b->height && a->width == b->width && a->channels == b->channels;
+}
+
+static const char *check_window(const gs_op *op, const gs_tensor *in, const gs_tensor *out) {
+    const int64_t last_y = (int64_t)(op->out_h - 1) * op->sy - op->pt + (int64_t)(op->kh - 1) * op->dy;
+    const int64_t last_x = (int64_t)(op->out_w - 1) * op->sx - op->pl + (int64_t)(op->kw - 1) * op->dx;
+    if (op->kh < 1 || op->kw < 1 || op->kh > 15 || op->kw > 15 || op->sy < 1 || op->sx < 1 || op->sy > 16 || op->sx > 16 ||
+        op->dy < 1 || op->dx < 1 || op->dy > 64 || op->dx > 64 || op->oy < 1 || op->ox < 1 || op->oy > 16 || op->ox > 16 ||
+        op->py < 0 || op->px < 0 || op->out_h < 1 || op->out_w < 1 || op->out_h > SIDE_MAX || op->out_w > SIDE_MAX)
+        return "a convolution's window is out of range";
+    if (op->pt > in->halo || op->pl > in->halo || op->pt < -SIDE_MAX || op->pl < -SIDE_MAX || last_y >= in->height + in->halo ||
+        last_x >= in->width + in->halo || -op->pt >= in->height || -op->pl >= in->width)
+        return "a convolution reads beyond its input's halo";
+    if ((int64_t)(op->out_h - 1) * op->oy + op->py >= out->height || (int64_t)(op->out_w - 1) * op->ox + op->px >= out->width)
+        return "a convolution writes beyond its output";
+    return NULL;
+}
+
+static const char *check_conv(const gs_op *op, const gs_tensor *in, const gs_tensor *out, int from_frame) {
+    const char *problem = check_window(op, in, out);
+    if (problem) return problem;
+    const int32_t stored = from_frame ? 3 : in->channels;
+    if (op->groups < 1 || op->cin < 1 || op->cout < 1 || op->cin > stored || op->cin % op->groups || op->cout % op->groups ||
+        op->out_offset < 0 || op->out_offset + op->cout > out->channels)
+        return "a convolution's channels do not fit its tensors";
+    if (in->dtype != GS_U8 || (out->dtype == GS_S16 && (op->out_offset || op->residual >= 0)))
+        return "a convolution's tensors have types that it cannot take";
+    if (from_frame && (op->groups != 1 || op->cin != 3 || op->dx != 1)) return "a convolution of the frame must be dense";
+    if ((int64_t)op->kh * op->kw * up_to(stored, 4) / 4 > GS_OFFSETS_MAX) return "a convolution's kernel is too large";
+    if (op->residual >= 0 && op->out_offset) return "a residual with an offset is not known";
+    return NULL;
+}
+
+static const char *check_op(const gs_program *program, const gs_op *op, int32_t *writers) {
+    const int32_t count = program->tensor_count, has_out = op->kind != GS_HEAD;
+    if (op->in < 0 || op->in >= count || (has_out && (op->out < 1 || op->out >= count)) || op->residual < -1 ||
+        op->residual >= count || op->in == op->out)
+        return "an operator names a tensor that does not exist";
+    if ((op->in && !writers[op->in]) || (op->residual >= 0 && (!op->residual || !writers[op->residual])))
+        return "an operator reads a tensor that nothing has written";
+    const gs_tensor *in = &program->tensors[op->in], *out = has_out ? &program->tensors[op->out] : NULL;
+    const gs_tensor *residual = op->residual >= 0 ? &program->tensors[op->residual] : NULL;
+    if (residual && (!has_out || op->residual == op->out || residual->dtype != GS_U8 || !same_size(residual, out)))
+        return "a residual does not fit its operator";
+    switch (op->kind) {
+        case GS_CONV:
+            if (!op->weight || !op->scale || !op->bias) return "a convolution lacks weights";
+            return check_conv(op, in, out, op->in == 0);
+        case GS_DEPTHWISE:
+            if (!op->weight || !op->scale || !op->bias) return "a convolution lacks weights";
+            if (!op->in || !same_size(in, out) || in->dtype != GS_U8 || out->dtype != GS_U8 || op->dy != op->dx ||
+                op->dy < 1 || op->dy > in->halo || op->cin < 1 || op->cin > in->channels || op->residual >= 0)
+                return "a depthwise convolution does not fit its tensors";
+            return NULL;
+        case GS_UPSAMPLE:
+            if (!op->in || in->dtype != GS_S16 || out->dtype != GS_U8 || out->height != 2 * in->height ||
+                out->width != 2 * in->width || in->channels != out->channels || out->zero)
+                return "an upsampling does not fit its tensors";
+            return NULL;
+        case GS_POOL:
+            if (!op->scale || !op->bias || in->dtype != GS_U8 || out->dtype != GS_U8 || op->out_h != out->height ||
+                op->out_w != out->width || op->out_h * 2 > in->height || op->out_w * 2 > in->width || op->cin < 1 ||
+                op->cin > in->channels || op->out_offset < 0 ||
+                op->out_offset + (op->in ? in->channels : 3) > out->channels)
+                return "a pooling does not fit its tensors";
+            return NULL;
+        case GS_HEAD:
+            if (!op->weight || !op->bias || !op->in || in->dtype != GS_U8 || op->cout < 1 || op->cout > 256 || op->cin < 1 ||
+                op->cin > in->channels || in->channels > GS_HEAD_CHANNELS || op->kh != op->kw || (op->kh != 1 && op->kh != 2))
+                return "a label head does not fit its input";
+            return NULL;
+        case GS_ADD:
+            if (!op->scale || !op->bias || !residual || !op->in || in->dtype != GS_U8 || out->dtype != GS_U8 ||
+                !same_size(in, out))
+                return "a sum does not fit its tensors";
+            return NULL;
+        default:
+            return "an operator is unknown";
+    }
+}
+
+static const char *check(const gs_program *program) {
+    const char *problem = program->tensor_count < 1 || program->op_count < 1 ? "the program is empty" : NULL;
+    for (int32_t i = 0; !problem && i < program->tensor_count; i++) problem = check_tensor(&program->tensors[i], i == 0);
+    int32_t *writers = calloc((size_t)program->tensor_count + 1, sizeof *writers);
+    if (!writers) return NO_MEMORY;
+    for (int32_t i = 0; !problem && i < program->op_count; i++) {
+        const gs_op *op = &program->ops[i];
+        problem = check_op(program, op, writers);
+        if (!problem && (op->kind == GS_HEAD) != (i == program->op_count - 1)) problem = "the label head must come last, once";
+        if (!problem && op->kind != GS_HEAD) writers[op->out]++;
+    }
+    free(writers);
+    return problem;
+}
+
+/* ---- memory: tensors of one shape take turns in its buffers ---- */
+
+static int32_t fused_away(const gs_program *program, int32_t tensor) {
+    for (int32_t i = 0; i < program->op_count; i++)
+        if (program->steps[i].skipped && program->ops[i].out == tensor) return 1;
+    return 0;
+}
+
+static int alike(const gs_tensor *a, const gs_tensor *b) {
+    return same_size(a, b) && a->dtype == b->dtype && a->zero == b->zero;
+}
+
+static uint8_t *new_buffer(gs_program *program, const gs_tensor *tensor, int32_t halo, ptrdiff_t pixel) {
+    const size_t rows = (size_t)tensor->height + 2 * (size_t)halo, row = ((size_t)tensor->width + 2 * (size_t)halo) * (size_t)pixel;
+    const size_t margin = SLACK + 16 * (size_t)pixel;
+    uint8_t *made = own(program, rows * row + 2 * margin);
+    if (!made) return NULL;
+    if (pixel == 3) {
+        for (size_t i = 0; i < rows * row; i++) made[margin + i] = (uint8_t)(tensor->zero >> 8 * (i % 3));
+    } else {
+        memset(made, tensor->dtype == GS_U8 ? tensor->zero : 0, rows * row + 2 * margin);
+    }
+    return made + margin + (size_t)halo * row + (size_t)halo * (size_t)pixel;
+}
+
+static const char *lay_out(gs_program *program) {
+    const int32_t count = program->tensor_count;
+    int32_t *last = calloc((size_t)count, sizeof *last), *free_from = calloc((size_t)count, sizeof *free_from);
+    const char *problem = last && free_from ? NULL : NO_MEMORY;
+    for (int32_t i = 0; !problem && i < program->op_count; i++) {
+        last[program->ops[i].in] = i + (program->steps[i].skipped ? 1 : 0); /* read when the next one runs */
+        if (program->ops[i].residual >= 0) last[program->ops[i].residual] = i;
+    }
+    /* free_from[t]: the operator from which on the buffer first made for tensor t may serve another */
+    for (int32_t i = -1; !problem && i < program->op_count; i++) {
+        const int32_t t = i < 0 ? 0 : program->ops[i].out;
+        if (i >= 0 && (program->ops[i].kind == GS_HEAD || program->memory[t].at || fused_away(program, t))) continue;
+        const gs_tensor *tensor = &program->tensors[t];
+        gs_memory *memory = &program->memory[t];
+        int32_t halo = 0;
+        for (int32_t j = 0; j < count; j++)
+            if (alike(tensor, &program->tensors[j]) && program->tensors[j].halo > halo) halo = program->tensors[j].halo;
+        memory->pixel = tensor->channels * (tensor->dtype == GS_S16 ? 2 : 1);
+        memory->row = (tensor->width + 2 * (ptrdiff_t)halo) * memory->pixel;
+        memory->buffer = t;
+        for (int32_t j = 1; t && j < count && !memory->at; j++)
+            if (j != t && program->memory[j].at && program->memory[j].buffer == j && alike(tensor, &program->tensors[j]) &&
+                free_from[j] <= i) {
+                memory->at = program->memory[j].at;
+                memory->buffer = j;
+            }
+        if (!memory->at) memory->at = new_buffer(program, tensor, halo, memory->pixel);
+        if (!memory->at) problem = NO_MEMORY;
+        free_from[memory->buffer] = last[t] + 1;
+    }
+    for (int32_t i = 0; !problem && i < program->op_count; i++) { /* fused tensors live in scratch, row by row */
+        gs_memory *memory = program->steps[i].skipped ? &program->memory[program->ops[i].out] : NULL;
+        if (memory) memory->pixel = program->tensors[program->ops[i].out].channels;
+    }
+    free(last);
+    free(free_from);
+    return problem;
+}
+
+/* ---- packing ---- */
+
+/* The bytes of the input that a vector's output channels need, from `start` (a multiple of 4) to `end`. */
+static void span_of(const gs_op *op, int32_t first, int32_t channels, int32_t stored, int32_t *start, int32_t *end) {
+    const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
+    int32_t last = first + channels - 1;
+    if (last >= op->cout) last = op->cout - 1;
+    if (op->groups == 1 || first >= op->cout) {
+        *start = 0;
+        *end = op->groups == 1 ? up_to(op->cin, 4) : 4;
+    } else {
+        *start = first / group_out * group_in / 4 * 4;
+        *end = up_to((last / group_out + 1) * group_in, 4);
+    }
+    if (*end > stored) *end = stored;
+}
+
+static int8_t weight_at(const gs_op *op, int32_t out, int32_t in, int32_t i, int32_t j) {
+    const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
+    if (out >= op->cout || in >= op->cin || j >= op->kw || in / group_in != out / group_out) return 0;
+    const int8_t *weights = op->weight;
+    return weights[(((int64_t)out * op->kh + i) * op->kw + j) * group_in + in % group_in];
+}
+
+static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op) {
+    gs_conv *conv = &step->conv;
+    const gs_tensor *in = &program->tensors[op->in], *out = &program->tensors[op->out];
+    const gs_memory *memory = &program->memory[op->in];
+    const int32_t lanes = program->kernels->lanes, block = 16 * lanes, s16 = out->dtype == GS_S16;
+    const int32_t from_frame = op->in == 0, stored = from_frame ? up_to(3 * op->kw, 4) : in->channels;
+    conv->cout = op->out_offset ? op->cout : up_to(op->cout, 16);
+    conv->narrow = s16 ? out->channels % block != 0 : conv->cout <= 16;
+    conv->residual_scale = op->residual_scale;
+    const int32_t width = conv->narrow ? 16 : block; /* channels of a block */
+    const int32_t vector = conv->narrow ? 16 : 4 * lanes;
+    conv->blocks = up_to(conv->cout, width) / width;
+    int32_t *deltas = own(program, (size_t)conv->blocks * 4 * sizeof *deltas);
+    if (!deltas) return NO_MEMORY;
+    int32_t span = 4;
+    conv->distinct = 1;
+    for (int32_t b = 0; b < conv->blocks; b++)
+        for (int32_t v = 0; v < 4; v++) {
+            int32_t start = 0, end = stored;
+            if (!from_frame) span_of(op, b * width + (conv->narrow ? 0 : v * vector), vector, stored, &start, &end);
+            deltas[4 * b + v] = start;
+            if (end - start > span) span = end - start;
+            if (v && deltas[4 * b + v] != deltas[4 * b + v - 1]) conv->distinct = v == 2 && conv->distinct < 4 ? 2 : 4;
+        }
+    conv->deltas = deltas;
+    const int32_t rows = op->kh, columns = from_frame ? 1 : op->kw, per_tap = span / 4;
+    conv->steps = rows * columns * per_tap;
+    int32_t *offsets = own(program, (size_t)conv->steps * sizeof *offsets);
+    int8_t *weights = own(program, (size_t)conv->blocks * (size_t)conv->steps * 4 * (size_t)width);
+    const size_t padded = (size_t)conv->blocks * (size_t)width;
+    float *scale = own(program, padded * sizeof *scale), *bias = own(program, padded * sizeof *bias);
+    if (!offsets || !weights || !scale || !bias) return NO_MEMORY;
+    for (int32_t k = 0; k < conv->steps; k++) {
+        const int32_t i = k / per_tap / columns, j = k / per_tap % columns;
+        offsets[k] = (int32_t)(i * op->dy * memory->row + j * op->dx * memory->pixel + k % per_tap * 4);
+    }
+    for (int32_t b = 0; b < conv->blocks; b++)
+        for (int32_t k = 0; k < conv->steps; k++)
+            for (int32_t c = 0; c < width; c++)
+                for (int32_t byte = 0; byte < 4; byte++) {
+                    const int32_t i = k / per_tap / columns, j = k / per_tap % columns, at = k % per_tap * 4 + byte;
+                    const int32_t channel = b * width + c, delta = deltas[4 * b + (conv->narrow ? 0 : c / vector)];
+                    weights[(((int64_t)b * conv->steps + k) * width + c) * 4 + byte] =
+                        from_frame ? (at < 3 * op->kw ? weight_at(op, channel, at % 3, i, at / 3) : 0)
+                                   : weight_at(op, channel, delta + at, i, j);
+                }
+    memcpy(scale, op->scale, (size_t)op->cout * sizeof *scale);
+    memcpy(bias, op->bias, (size_t)op->cout * sizeof *bias);
+    conv->offsets = offsets;
+    conv->weights = weights;
+    conv->scale = scale;
+    conv->bias = bias;
+    return NULL;
+}
+
+static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_op *op) {
+    gs_dw *dw = &step->dw;
+    const int32_t block = 16 * program->kernels->lanes, channels = program->tensors[op->in].channels;
+    int32_t common = block;
+    while (common % channels) common += block;
+    dw->channels = channels;
+    dw->sets = (channels % block ? common : channels) / block;
+    int8_t *weights = own(program, (size_t)dw->sets * 12 * (size_t)block);
+    float *scale = own(program, (size_t)dw->sets * (size_t)block * sizeof *scale);
+    float *bias = own(program, (size_t)dw->sets * (size_t)block * sizeof *bias);
+    if (!weights || !scale || !bias) return NO_MEMORY;
+    const int8_t *given = op->weight;
+    for (int32_t at = 0; at < dw->sets * block; at++) {
+        const int32_t set = at / block, lane = at % block / 16, v = at % 16 / 4, j = at % 4, channel = at % channels;
+        const int64_t place = ((int64_t)set * 4 + v) * (block / 4) + lane * 4 + j; /* as unpacking leaves them */
+        if (channel >= op->cin) continue;
+        scale[place] = op->scale[channel];
+        bias[place] = op->bias[channel];
+        for (int32_t column = 0; column < 3; column++)
+            for (int32_t row = 0; row < 3; row++)
+                weights[((((int64_t)set * 3 + column) * 4 + v) * (block / 4) + lane * 4 + j) * 4 + row] =
+                    given[(channel * 3 + row) * 3 + column];
+    }
+    dw->weights = weights;
+    dw->scale = scale;
+    dw->bias = bias;
+    return NULL;
+}
+
+static const char *pack_head(gs_program *program, gs_step *step, const gs_op *op) {
+    gs_head *head = &step->head;
+    head->classes = op->cout;
+    head->cin = op->cin;
+    head->channels = program->tensors[op->in].channels;
+    head->positions = op->kh * op->kw;
+    const int32_t groups = head->positions == 4 ? op->cout : up_to(op->cout, 4) / 4;
+    float *weights = own(program, (size_t)groups * (size_t)op->cin * 4 * sizeof *weights);
+    float *bias = own(program, (size_t)groups * 4 * sizeof *bias);
+    if (!weights || !bias) return NO_MEMORY;
+    const float *given = op->weight;
+    for (int32_t g = 0; g < groups; g++)
+        for (int32_t j = 0; j < 4; j++) {
+            const int32_t position = head->positions == 4 ? j : 0, named = head->positions == 4 ? g : 4 * g + j;
+            bias[4 * g + j] = named < op->cout ? op->bias[named] : -INFINITY;
+            for (int32_t k = 0; named < op->cout && k < op->cin; k++)
+                weights[((int64_t)g * op->cin + k) * 4 + j] = given[((int64_t)named * op->cin + k) * head->positions + position];
+        }
+    head->weights = weights;
+    head->bias = bias;
+    return NULL;
+}
+
+static const char *pack_pool(gs_program *program, gs_step *step, const gs_op *op) {
+    const int32_t channels = up_to(program->tensors[op->in].channels, 16);
+    float *scale = own(program, (size_t)channels * sizeof *scale), *bias = own(program, (size_t)channels * sizeof *bias);
+    if (!scale || !bias) return NO_MEMORY;
+    memcpy(scale, op->scale, (size_t)op->cin * sizeof *scale);
+    memcpy(bias, op->bias, (size_t)op->cin * sizeof *bias);
+    step->conv.scale = scale;
+    step->conv.bias = bias;
+    return NULL;
+}
+
+/* A depthwise convolution whose output only the 1x1 convolution behind it reads runs within that one. */
+static void fuse(gs_program *program) {
+    for (int32_t i = 0; i + 1 < program->op_count; i++) {
+        const gs_op *first = &program->ops[i], *second = &program->ops[i + 1];
+        if (first->kind != GS_DEPTHWISE || second->kind != GS_CONV || second->in != first->out || second->kh != 1 ||
+            second->kw != 1 || second->sy != 1 || second->sx != 1 || second->pt || second->pl ||
+            second->out_h != program->tensors[first->out].height || second->out_w != program->tensors[first->out].width)
+            continue;
+        int32_t uses = 0;
+        for (int32_t j = 0; j < program->op_count; j++)
+            uses += (program->ops[j].in == first->out) + (program->ops[j].residual == first->out) +
+                    (program->ops[j].kind != GS_HEAD && program->ops[j].out == first->out);
+        if (uses != 2) continue; /* written once, read once */
+        program->steps[i].skipped = 1;
+        program->steps[i + 1].fused = i + 1;
+    }
+}
+
+static const char *pack(gs_program *program, int32_t i) {
+    gs_step *step = &program->steps[i];
+    const gs_op *op = &program->ops[i];
+    const gs_tensor *in = &program->tensors[op->in];
+    step->rows = op->kind == GS_CONV || op->kind == GS_POOL ? op->out_h : in->height;
+    size_t scratch = 0;
+    const char *problem = NULL;
+    switch (op->kind) {
+        case GS_CONV:
+            problem = pack_conv(program, step, op);
+            if (!problem && step->fused) {
+                problem = pack_depthwise(program, step, &program->ops[i - 1]);
+                scratch = (size_t)in->width * (size_t)in->channels;
+            }
+            break;
+        case GS_DEPTHWISE:
+            problem = pack_depthwise(program, step, op);
+            break;
+        case GS_UPSAMPLE:
+            scratch = ((size_t)in->width + 2) * (size_t)in->channels * sizeof(int16_t);
+            break;
+        case GS_HEAD:
+            problem = pack_head(program, step, op);
+            break;
+        case GS_POOL:
+            problem = pack_pool(program, step, op);
+            break;
+        default:
+            break;
+    }
+    scratch = (scratch + 2 * SLACK + GS_ALIGN - 1) / GS_ALIGN * GS_ALIGN;
+    if (scratch > program->scratch) program->scratch = scratch;
+    return problem;
+}
+
+const char *gs_prepare(gs_program *program, const gs_kernels *kernels, const gs_tensor *tensors, int32_t tensor_count,
+                       const gs_op *ops, int32_t op_count, char *error, int32_t size) {
+    if (tensor_count < 1 || op_count < 1 || tensor_count > 100000 || op_count > 100000) return "the program is empty or too long";
+    program->kernels = kernels;
+    program->tensor_count = tensor_count;
+    program->op_count = op_count;
+    program->tensors = own(program, (size_t)tensor_count * sizeof *tensors);
+    program->ops = own(program, (size_t)op_count * sizeof *ops);
+    program->steps = own(program, (size_t)op_count * sizeof *program->steps);
+    program->memory = own(program, (size_t)tensor_count * sizeof *program->memory);
+    if (!program->tensors || !program->ops || !program->steps || !program->memory) return NO_MEMORY;
+    memcpy(program->tensors, tensors, (size_t)tensor_count * sizeof *tensors);
+    memcpy(program->ops, ops, (size_t)op_count * sizeof *ops);
+    const char *problem = check(program);
+    if (problem) return problem;
+    fuse(program);
+    problem = lay_out(program);
+    for (int32_t i = 0; !problem && i < op_count; i++) {
+        problem = pack(program, i);
+        if (problem) snprintf(error, (size_t)size, "operator %d: %s", (int)i, problem);
+    }
+    return problem ? (error[0] ? error : problem) : NULL;
+}
+
+/* ---- for tests ---- */
+
+int32_t gs_read_tensor(const gs_program *program, int32_t tensor, void *out) {
+    if (tensor < 0 || tensor >= program->tensor_count || !program->memory[tensor].at) return -1;
+    const gs_tensor *shape = &program->tensors[tensor];
+    const gs_memory *memory = &program->memory[tensor];
+    const int32_t lanes = program->kernels->lanes, block = 16 * lanes;
+    const size_t row = (size_t)shape->width * (size_t)memory->pixel;
+    for (int32_t y = 0; y < shape->height; y++) {
+        const uint8_t *from = memory->at + (ptrdiff_t)y * memory->row;
+        uint8_t *to = (uint8_t *)out + (size_t)y * row;
+        if (shape->dtype == GS_U8 || shape->channels % block) {
+            memcpy(to, from, row);
+            continue;
+        }
+        for (int32_t e = 0; e < shape->width * shape->channels; e++) { /* as packing left them, see kernels_body.h */
+            const int32_t in_block = e % block, lane = in_block % (8 * lanes) / 8;
+            const int32_t vector = in_block / (8 * lanes) * 2 + in_block % 8 / 4;
+            const int32_t channel = vector * 4 * lanes + 4 * lane + in_block % 4;
+            memcpy(to + 2 * (e - in_block + channel), from + 2 * e, 2);
+        }
+    }
+    return 0;
+}
+
+void gs_pool_frame(const uint8_t *upper, const uint8_t *lower, const float *scale, const float *bias, uint8_t *out,
+                   ptrdiff_t out_step, int32_t count) {
+    for (int32_t x = 0; x < count; x++)
+        for (int32_t c = 0; c < 3; c++) {
+            const uint8_t *a = upper + 6 * (ptrdiff_t)x + c, *b = lower + 6 * (ptrdiff_t)x + c;
+            uint8_t most = a[0] > a[3] ? a[0] : a[3];
+            if (b[0] > most) most = b[0];
+            if (b[3] > most) most = b[3];
+            const float value = nearbyintf(fmaf((float)most, scale[c], bias[c]));
+            out[x * out_step + c] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+        }
+}

@@ -1,0 +1,130 @@
+/* Vectors of 128 bits in the compiler's own terms: any CPU. On ARM with dot products those are used. */
+#include <math.h>
+#define LANES 1
+#define PIXELS 2
+#define NARROW_PIXELS 2
+typedef int8_t V __attribute__((vector_size(16)));
+typedef uint8_t U8x16 __attribute__((vector_size(16)));
+typedef int16_t S16x8 __attribute__((vector_size(16)));
+typedef int32_t S32x4 __attribute__((vector_size(16)));
+typedef int16_t S16x4 __attribute__((vector_size(8)));
+typedef uint8_t U8x8 __attribute__((vector_size(8)));
+typedef float F __attribute__((vector_size(16)));
+typedef V Q;
+
+static inline V v_load(const void *p) {
+    V v;
+    __builtin_memcpy(&v, p, 16);
+    return v;
+}
+static inline void v_store(void *p, V v) { __builtin_memcpy(p, &v, 16); }
+static inline F f_load(const float *p) {
+    F f;
+    __builtin_memcpy(&f, p, 16);
+    return f;
+}
+#define V_ZERO() ((V){0})
+#define V_LOAD(p) v_load(p)
+#define V_STORE(p, v) v_store(p, v)
+#define V_LO8(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
+#define V_HI8(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
+#define V_LO16(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23})
+#define V_HI16(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31})
+#define V_ADD16(a, b) ((V)((S16x8)(a) + (S16x8)(b)))
+#define V_SRA16(a, n) ((V)((S16x8)(a) >> (n)))
+#define V_SET16(n) ((V)((S16x8){0} + (int16_t)(n)))
+#define V_MIN16(a, b) v_choose16((S16x8)(a) < (S16x8)(b), a, b)
+#define V_MAX16(a, b) v_choose16((S16x8)(a) > (S16x8)(b), a, b)
+#define V_SET32(n) ((V)((S32x4){0} + (n)))
+#define V_OR(a, b) ((a) | (b))
+#define V_SHL32(a, n) ((V)((S32x4)(a) << (n)))
+#define F_LOAD(p) f_load(p)
+#define F_SET(x) ((F){0} + (x))
+#define F_FROM(v) __builtin_convertvector((S32x4)(v), F)
+#define F_BETTER(score, best, index, which)                        \
+    do {                                                           \
+        const S32x4 better = (score) > (best);                     \
+        best = (F)((better & (S32x4)(score)) | (~better & (S32x4)(best))); \
+        index = (V)((better & (S32x4)(which)) | (~better & (S32x4)(index))); \
+    } while (0)
+
+static inline V v_choose16(S16x8 first, V a, V b) { return ((V)first & a) | (~(V)first & b); }
+static inline F f_fma(F a, F b, F c) {
+    F r;
+    for (int i = 0; i < 4; i++) r[i] = fmaf(a[i], b[i], c[i]);
+    return r;
+}
+#define F_FMA(a, b, c) f_fma(a, b, c)
+static inline V v_round(F f) { /* as the default mode rounds, half to even; saturated */
+    S32x4 r;
+    for (int i = 0; i < 4; i++) r[i] = f[i] >= 2147483520.0f ? INT32_MAX : f[i] <= -2147483648.0f ? INT32_MIN : (int32_t)rintf(f[i]);
+    return (V)r;
+}
+#define V_ROUND(f) v_round(f)
+static inline V v_dot(V acc, V u, V s) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return (V)vusdotq_s32((int32x4_t)acc, (uint8x16_t)u, (int8x16_t)s);
+#else
+    S32x4 r = (S32x4)acc;
+    for (int i = 0; i < 16; i++) r[i / 4] += (int32_t)(uint8_t)u[i] * s[i];
+    return (V)r;
+#endif
+}
+#define V_DOT(acc, u, s) v_dot(acc, u, s)
+static inline int32_t limited(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+static inline V v_pack32(V a, V b) {
+    S16x8 r;
+    for (int i = 0; i < 4; i++) {
+        r[i] = (int16_t)limited(((S32x4)a)[i], INT16_MIN, INT16_MAX);
+        r[i + 4] = (int16_t)limited(((S32x4)b)[i], INT16_MIN, INT16_MAX);
+    }
+    return (V)r;
+}
+static inline V v_pack16(V a, V b) {
+    U8x16 r;
+    for (int i = 0; i < 8; i++) {
+        r[i] = (uint8_t)limited(((S16x8)a)[i], 0, 255);
+        r[i + 8] = (uint8_t)limited(((S16x8)b)[i], 0, 255);
+    }
+    return (V)r;
+}
+#define V_PACK32(a, b) v_pack32(a, b)
+#define V_PACK16(a, b) v_pack16(a, b)
+static inline V v_broadcast(const uint8_t *p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return V_SET32(four);
+}
+static inline V v_natural(V v) { return v; }
+static inline V v_widen(const uint8_t *p) {
+    S32x4 r;
+    for (int i = 0; i < 4; i++) r[i] = p[i];
+    return (V)r;
+}
+#define NARROW_VECTORS 4
+static inline void v_widen16(const uint8_t *p, V *v) {
+    for (int i = 0; i < 4; i++) v[i] = v_widen(p + 4 * i);
+}
+static inline Q v_narrow16(const V *v) { return v_pack16(v_pack32(v[0], v[1]), v_pack32(v[2], v[3])); }
+#define Q_LOAD(p) v_load(p)
+#define Q_STORE(p, q) v_store(p, q)
+#define Q_LO8(a, b) V_LO8(a, b)
+#define Q_HI8(a, b) V_HI8(a, b)
+static inline Q q_max8(Q a, Q b) {
+    const V greater = (V)((U8x16)a > (U8x16)b);
+    return (greater & a) | (~greater & b);
+}
+#define Q_MAX8(a, b) q_max8(a, b)
+static inline void s16_store16(int16_t *p, const V *v) {
+    for (int i = 0; i < 16; i++) p[i] = (int16_t)limited(((S32x4)v[i / 4])[i % 4], -S16_LIMIT, S16_LIMIT);
+}
+static inline void v_store_part(uint8_t *p, V v, int bytes) { __builtin_memcpy(p, &v, (size_t)(bytes < 16 ? bytes : 16)); }
+static inline void v_store_pairs(uint8_t *p, V v) {
+    for (int i = 0; i < 4; i++) {
+        p[2 * i] = (uint8_t)((S32x4)v)[i];
+        p[2 * i + 1] = (uint8_t)(((S32x4)v)[i] >> 8);
+    }
+}
+static inline void v_store_single(uint8_t *p, V v) {
+    for (int i = 0; i < 4; i++) p[i] = (uint8_t)((S32x4)v)[i];
+}
