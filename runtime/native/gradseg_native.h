@@ -30,7 +30,7 @@ typedef struct { int32_t height, width, channels, halo, dtype, zero; } gs_tensor
 
 /* A convolution's output pixel (y, x) reads input pixels (y * sy - pt + i * dy, x * sx - pl + j * dx) and goes to
  * (y * oy + py, x * ox + px) of the output tensor, channels out_offset .. out_offset + cout. It has out_h * out_w pixels.
- * weight: int8 (cout, kh, kw, cin / groups) for GS_CONV; int8 (cin, 3, 3) for GS_DEPTHWISE;
+ * weight: int8, -127..127, (cout, kh, kw, cin / groups) for GS_CONV; (cin, 3, 3) for GS_DEPTHWISE;
  *         float32 (classes = cout, cin, kh, kw) for GS_HEAD, the input's scale folded in. Copied by gs_create.
  * scale, bias: float32 (cout). residual: a tensor of the output's shape, or -1. cin, cout: real channels; stored ones beyond
  * them are 0 in the input and are written as 0 (only for GS_CONV with out_offset 0). */
@@ -48,8 +48,8 @@ typedef struct {
 typedef struct gs_plan gs_plan;
 
 int32_t gs_abi(void);
-/* What this CPU runs: "avx512-vnni", "avx2", "neon-dotprod" or "scalar"; wanted: one of them to force it, or NULL. NULL if
- * this CPU or this build cannot. */
+/* What this CPU runs best: "avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod" or "scalar"; all give the same
+ * labels. wanted: one of them to force it, or NULL. NULL if this CPU or this build cannot. */
 const char *gs_isa(const char *wanted);
 /* threads >= 1, the caller's included. NULL with a message in `error` (of `size` bytes) if something cannot be done. */
 gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *ops, int32_t op_count, int32_t threads,

@@ -20,6 +20,7 @@ typedef struct {
     const int32_t *deltas;
     const int8_t *weights;
     const float *scale, *bias; /* padded to whole blocks */
+    const int32_t *start;      /* 128 * sum of weights: what sums begin with where inputs are taken less 128 */
     float residual_scale;
 } gs_conv;
 
@@ -28,6 +29,7 @@ typedef struct {
     int32_t sets, channels;
     const int8_t *weights;
     const float *scale, *bias; /* (set, 4 vectors) in the order of the interleaved channels */
+    const int32_t *start;      /* as a gs_conv's */
 } gs_dw;
 
 /* Rows (class, position) of the head in groups of four: (group, cin, 4) weights and (group, 4) biases. */
@@ -58,5 +60,17 @@ typedef struct {
                 int32_t count);
 } gs_kernels;
 
-extern const gs_kernels gs_kernels_avx512, gs_kernels_avx2, gs_kernels_neon, gs_kernels_scalar;
+/* What this compiler can build. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define GS_AVX_VNNI
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#define GS_NEON
+#endif
+#if defined(GS_NEON) && (defined(__clang__) ? __clang_major__ >= 11 : __GNUC__ >= 10)
+#define GS_NEON_I8MM
+#endif
+
+extern const gs_kernels gs_kernels_avx512, gs_kernels_avxvnni, gs_kernels_avx2, gs_kernels_i8mm, gs_kernels_dotprod,
+    gs_kernels_scalar;
 #endif

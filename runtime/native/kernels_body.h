@@ -6,17 +6,16 @@
 
 /* Sums are variables of their own, not arrays: compilers keep arrays of vectors in memory. EACH(F) is F for each pixel of
  * a tile, NARROW_EACH(F) for each of a tile of 16 channels, VECTORS(F, i) for each vector of 16 sums. */
-#if PIXELS == 6
-#define EACH(F) F(0) F(1) F(2) F(3) F(4) F(5)
-#else
-#define EACH(F) F(0) F(1)
-#endif
 #define ONCE(F) F(0)
-#if NARROW_PIXELS == 16
-#define NARROW_EACH(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
-#else
-#define NARROW_EACH(F) F(0) F(1)
-#endif
+#define EACH_2(F) F(0) F(1)
+#define EACH_3(F) EACH_2(F) F(2)
+#define EACH_4(F) EACH_3(F) F(3)
+#define EACH_6(F) EACH_4(F) F(4) F(5)
+#define EACH_16(F) EACH_6(F) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
+#define EACH_NAMED(n) EACH_##n
+#define EACH_OF(n) EACH_NAMED(n)
+#define EACH(F) EACH_OF(PIXELS)(F)
+#define NARROW_EACH(F) EACH_OF(NARROW_PIXELS)(F)
 #if NARROW_VECTORS == 1
 #define VECTORS(F, i) F(i, 0)
 #elif NARROW_VECTORS == 2
@@ -74,7 +73,9 @@ INLINE void finish(V4 sum, F4 scale, F4 bias, F residual_scale, const uint8_t *r
         v_store_part(to, bytes, channels);
 }
 
-#define SUMS(i) V s##i##a = V_ZERO(), s##i##b = V_ZERO(), s##i##c = V_ZERO(), s##i##d = V_ZERO();
+#define SUMS(i)                                                                                       \
+    V s##i##a = V_START(start), s##i##b = V_START(start + 4 * LANES), s##i##c = V_START(start + 8 * LANES), \
+      s##i##d = V_START(start + 12 * LANES);
 #define STEP(i)                                                       \
     {                                                                 \
         const uint8_t *q = p + (i) * in_step;                         \
@@ -82,10 +83,10 @@ INLINE void finish(V4 sum, F4 scale, F4 bias, F residual_scale, const uint8_t *r
         const V bb = distinct == 4 ? v_broadcast(q + d1) : ba;        \
         const V bc = distinct >= 2 ? v_broadcast(q + d2) : ba;        \
         const V bd = distinct == 4 ? v_broadcast(q + d3) : bc;        \
-        s##i##a = V_DOT(s##i##a, ba, wa);                             \
-        s##i##b = V_DOT(s##i##b, bb, wb);                             \
-        s##i##c = V_DOT(s##i##c, bc, wc);                             \
-        s##i##d = V_DOT(s##i##d, bd, wd);                             \
+        s##i##a = V_DOT_FOUR(s##i##a, ba, wa);                        \
+        s##i##b = V_DOT_FOUR(s##i##b, bb, wb);                        \
+        s##i##c = V_DOT_FOUR(s##i##c, bc, wc);                        \
+        s##i##d = V_DOT_FOUR(s##i##d, bd, wd);                        \
     }
 #define FINISH(i)                                                                                                        \
     finish((V4){s##i##a, s##i##b, s##i##c, s##i##d}, scale, bias, residual_scale, with ? residual + (i) * out_step : NULL, \
@@ -98,6 +99,8 @@ INLINE void finish(V4 sum, F4 scale, F4 bias, F residual_scale, const uint8_t *r
         const int32_t *const end = offsets + conv->steps;                                                                \
         const int8_t *weights = conv->weights + (ptrdiff_t)block * conv->steps * 4 * BLOCK;                              \
         const ptrdiff_t d0 = deltas[0], d1 = deltas[1], d2 = deltas[2], d3 = deltas[3];                                  \
+        const int32_t *const start = conv->start + block * BLOCK;                                                        \
+        (void)start;                                                                                                     \
         EACH_PIXEL(SUMS)                                                                                                 \
         for (; offsets < end; offsets++, weights += 4 * BLOCK) {                                                         \
             const uint8_t *p = in + *offsets;                                                                            \
@@ -135,9 +138,9 @@ CONV_ROW(conv_4_residual, 4, 0, 1)
 CONV_ROW(conv_1_s16, 1, 1, 0)
 CONV_ROW(conv_4_s16, 4, 1, 0)
 
-#define NARROW_SUM(i, v) V s##i##_##v = V_ZERO();
+#define NARROW_SUM(i, v) V s##i##_##v = V_START(start + v * 4 * LANES);
 #define NARROW_SUMS(i) VECTORS(NARROW_SUM, i)
-#define NARROW_DOT(i, v) s##i##_##v = V_DOT(s##i##_##v, b, V_LOAD(weights + v * BLOCK));
+#define NARROW_DOT(i, v) s##i##_##v = V_DOT_FOUR(s##i##_##v, b, V_LOAD(weights + v * BLOCK));
 #define NARROW_STEP(i)                              \
     {                                               \
         const V b = v_broadcast(p + (i) * in_step); \
@@ -189,6 +192,8 @@ CONV_ROW(conv_4_s16, 4, 1, 0)
         in += conv->deltas[4 * block];                                                                                   \
         out += 16 * block * (s16 ? 2 : 1);                                                                               \
         residual += with ? 16 * block : 0;                                                                               \
+        const int32_t *const start = conv->start + 16 * block;                                                           \
+        (void)start;                                                                                                     \
         EACH_PIXEL(NARROW_SUMS)                                                                                          \
         for (int k = 0; k < conv->steps; k++, weights += 64) {                                                           \
             const uint8_t *p = in + conv->offsets[k];                                                                    \
@@ -239,23 +244,25 @@ static void conv_pixels(const gs_conv *conv, const uint8_t *in, ptrdiff_t in_ste
 
 /* One column of three rows: bytes (above, here, below, 0) of every channel. */
 INLINE V4 column(const uint8_t *in, ptrdiff_t rows) {
-    const V above = V_LOAD(in - rows), here = V_LOAD(in), below = V_LOAD(in + rows), zero = V_ZERO();
+    const V above = V_INPUT(V_LOAD(in - rows)), here = V_INPUT(V_LOAD(in)), below = V_INPUT(V_LOAD(in + rows));
+    const V zero = V_ZERO();
     const V low = V_LO8(above, here), high = V_HI8(above, here), low2 = V_LO8(below, zero), high2 = V_HI8(below, zero);
     return (V4){V_LO16(low, low2), V_HI16(low, low2), V_LO16(high, high2), V_HI16(high, high2)};
 }
 
-INLINE V dw_sum(V left, V mid, V right, const int8_t *weights, F scale, F bias) {
-    V sum = V_DOT(V_ZERO(), left, V_LOAD(weights));
+INLINE V dw_sum(V left, V mid, V right, const int8_t *weights, const int32_t *start, F scale, F bias) {
+    (void)start;
+    V sum = V_DOT(V_START(start), left, V_LOAD(weights));
     sum = V_DOT(sum, mid, V_LOAD(weights + 4 * BLOCK));
     sum = V_DOT(sum, right, V_LOAD(weights + 8 * BLOCK));
     return finished(sum, scale, bias);
 }
 
-INLINE V dw_point(V4 left, V4 mid, V4 right, const int8_t *weights, F4 scale, F4 bias) {
-    const V a = dw_sum(left.a, mid.a, right.a, weights, scale.a, bias.a);
-    const V b = dw_sum(left.b, mid.b, right.b, weights + BLOCK, scale.b, bias.b);
-    const V c = dw_sum(left.c, mid.c, right.c, weights + 2 * BLOCK, scale.c, bias.c);
-    const V d = dw_sum(left.d, mid.d, right.d, weights + 3 * BLOCK, scale.d, bias.d);
+INLINE V dw_point(V4 left, V4 mid, V4 right, const int8_t *weights, const int32_t *start, F4 scale, F4 bias) {
+    const V a = dw_sum(left.a, mid.a, right.a, weights, start, scale.a, bias.a);
+    const V b = dw_sum(left.b, mid.b, right.b, weights + BLOCK, start + 4 * LANES, scale.b, bias.b);
+    const V c = dw_sum(left.c, mid.c, right.c, weights + 2 * BLOCK, start + 8 * LANES, scale.c, bias.c);
+    const V d = dw_sum(left.d, mid.d, right.d, weights + 3 * BLOCK, start + 12 * LANES, scale.d, bias.d);
     return V_PACK16(V_PACK32(a, b), V_PACK32(c, d)); /* the unpacking's inverse: channels in order */
 }
 
@@ -265,6 +272,7 @@ static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, in
         for (int set = 0; set < dw->sets; set++) {
             const int8_t *weights = dw->weights + (ptrdiff_t)set * 12 * BLOCK;
             const F4 scale = f_load4(dw->scale + set * BLOCK), bias = f_load4(dw->bias + set * BLOCK);
+            const int32_t *start = dw->start + set * BLOCK;
             for (int phase = 0; phase < dilation && phase < count; phase++) {
                 const uint8_t *p = in + phase * channels + set * BLOCK;
                 uint8_t *to = out + phase * channels + set * BLOCK;
@@ -272,18 +280,18 @@ static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, in
                 int x = phase;
                 for (; x + 2 * dilation < count; x += 3 * dilation, p += 3 * side, to += 3 * side) {
                     c = column(p + side, rows);
-                    V_STORE(to, dw_point(a, b, c, weights, scale, bias));
+                    V_STORE(to, dw_point(a, b, c, weights, start, scale, bias));
                     a = column(p + 2 * side, rows);
-                    V_STORE(to + side, dw_point(b, c, a, weights, scale, bias));
+                    V_STORE(to + side, dw_point(b, c, a, weights, start, scale, bias));
                     b = column(p + 3 * side, rows);
-                    V_STORE(to + 2 * side, dw_point(c, a, b, weights, scale, bias));
+                    V_STORE(to + 2 * side, dw_point(c, a, b, weights, start, scale, bias));
                 }
                 if (x < count) {
                     c = column(p + side, rows);
-                    V_STORE(to, dw_point(a, b, c, weights, scale, bias));
+                    V_STORE(to, dw_point(a, b, c, weights, start, scale, bias));
                     if (x + dilation < count) {
                         a = column(p + 2 * side, rows);
-                        V_STORE(to + side, dw_point(b, c, a, weights, scale, bias));
+                        V_STORE(to + side, dw_point(b, c, a, weights, start, scale, bias));
                     }
                 }
             }
@@ -300,7 +308,7 @@ static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, in
                              v_last_lane(before.d, here.d)};
             const V4 right = {v_first_lane(here.a, after.a), v_first_lane(here.b, after.b), v_first_lane(here.c, after.c),
                               v_first_lane(here.d, after.d)};
-            const V result = dw_point(left, here, right, dw->weights, scale, bias);
+            const V result = dw_point(left, here, right, dw->weights, dw->start, scale, bias);
             if (count - x >= 4)
                 V_STORE(out + x * 16, result);
             else
@@ -316,7 +324,7 @@ static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, in
     for (ptrdiff_t at = 0; at < bytes; at += BLOCK, set = set + 1 == dw->sets ? 0 : set + 1) {
         const F4 scale = f_load4(dw->scale + set * BLOCK), bias = f_load4(dw->bias + set * BLOCK);
         const V result = dw_point(column(in + at - side, rows), column(in + at, rows), column(in + at + side, rows),
-                                  dw->weights + (ptrdiff_t)set * 12 * BLOCK, scale, bias);
+                                  dw->weights + (ptrdiff_t)set * 12 * BLOCK, dw->start + set * BLOCK, scale, bias);
         if (bytes - at >= BLOCK)
             V_STORE(out + at, result);
         else
@@ -354,9 +362,9 @@ INLINE void upsampled_row(const int16_t *row, int32_t count, int32_t channels, u
             }
         return;
     }
-#if LANES == 4
-    if (channels == 16 && count % 2 == 0) { /* two pixels in a vector */
-        for (int32_t x = 0; x < count; x += 2) {
+#if LANES > 1
+    if (channels == 16 && count % (LANES / 2) == 0) { /* whole pixels in a vector */
+        for (int32_t x = 0; x < count; x += LANES / 2) {
             const int16_t *p = row + (ptrdiff_t)x * 16;
             const V mid = V_LOAD(p);
             V_STORE(to + 32 * x, v_alternate16(blend(mid, V_LOAD(p - 16)), blend(mid, V_LOAD(p + 16))));
@@ -388,13 +396,24 @@ static void upsample(const int16_t *above, const int16_t *mid, const int16_t *be
 
 /* ---- label head ---- */
 
-#define HEAD_PIXELS (4 * LANES)
+#define HEAD_PIXELS 16
+#define HEAD_VECTORS (4 / LANES)
+#if LANES == 4
+#define HEAD_EACH(F) F(0)
+#elif LANES == 2
+#define HEAD_EACH(F) F(0) F(1)
+#else
+#define HEAD_EACH(F) F(0) F(1) F(2) F(3)
+#endif
+typedef struct {
+    F4 of[HEAD_VECTORS];
+} Scores;
 
 /* HEAD_PIXELS pixels of 16 channels from c on -> floats, channel by channel. */
 INLINE void transposed(const uint8_t *in, int32_t channels, float *to) {
     uint8_t bytes[16][16];
     Q a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = Q_LOAD(in + (ptrdiff_t)(i % HEAD_PIXELS) * channels);
+    for (int i = 0; i < 16; i++) a[i] = Q_LOAD(in + (ptrdiff_t)i * channels);
     for (int stage = 0; stage < 4; stage++) {
         for (int i = 0; i < 8; i++) {
             b[2 * i] = Q_LO8(a[i], a[i + 8]);
@@ -407,44 +426,62 @@ INLINE void transposed(const uint8_t *in, int32_t channels, float *to) {
         for (int i = 0; i < HEAD_PIXELS; i++) to[c * HEAD_PIXELS + i] = (float)bytes[c][i];
 }
 
-INLINE F4 scores(const float *pixels, const float *weights, const float *bias, int32_t cin) {
-    F4 score = {F_SET(bias[0]), F_SET(bias[1]), F_SET(bias[2]), F_SET(bias[3])};
+#define SCORE_START(v) score.of[v] = (F4){F_SET(bias[0]), F_SET(bias[1]), F_SET(bias[2]), F_SET(bias[3])};
+#define SCORE_SUM(v)                                           \
+    {                                                          \
+        const F value = F_LOAD(pixels + v * 4 * LANES);        \
+        score.of[v].a = F_FMA(value, first, score.of[v].a);      \
+        score.of[v].b = F_FMA(value, second, score.of[v].b);     \
+        score.of[v].c = F_FMA(value, third, score.of[v].c);      \
+        score.of[v].d = F_FMA(value, fourth, score.of[v].d);     \
+    }
+INLINE Scores scores(const float *pixels, const float *weights, const float *bias, int32_t cin) {
+    Scores score;
+    HEAD_EACH(SCORE_START)
     for (int32_t k = 0; k < cin; k++, weights += 4, pixels += HEAD_PIXELS) {
-        const F value = F_LOAD(pixels);
-        score.a = F_FMA(value, F_SET(weights[0]), score.a);
-        score.b = F_FMA(value, F_SET(weights[1]), score.b);
-        score.c = F_FMA(value, F_SET(weights[2]), score.c);
-        score.d = F_FMA(value, F_SET(weights[3]), score.d);
+        const F first = F_SET(weights[0]), second = F_SET(weights[1]), third = F_SET(weights[2]), fourth = F_SET(weights[3]);
+        HEAD_EACH(SCORE_SUM)
     }
     return score;
 }
 
+#define HEAD_START(v)                                                \
+    best.of[v] = (F4){lowest, lowest, lowest, lowest};                \
+    index[v] = (V4){V_ZERO(), V_ZERO(), V_ZERO(), V_ZERO()};
+#define HEAD_BETTER(v)                                                     \
+    F_BETTER(score.of[v].a, best.of[v].a, index[v].a, which);                \
+    F_BETTER(score.of[v].b, best.of[v].b, index[v].b, which);                \
+    F_BETTER(score.of[v].c, best.of[v].c, index[v].c, which);                \
+    F_BETTER(score.of[v].d, best.of[v].d, index[v].d, which);
+#define HEAD_STORE(v)                                                                            \
+    v_store_pairs(upper + v * 8 * LANES, V_OR(index[v].a, V_SHL32(index[v].b, 8)));              \
+    v_store_pairs(lower + v * 8 * LANES, V_OR(index[v].c, V_SHL32(index[v].d, 8)));
+#define HEAD_BEST(v)                                                       \
+    F_BETTER(score.of[v].a, best.of[v].a, index[v].a, V_SET32(4 * g));       \
+    F_BETTER(score.of[v].b, best.of[v].a, index[v].a, V_SET32(4 * g + 1));   \
+    F_BETTER(score.of[v].c, best.of[v].a, index[v].a, V_SET32(4 * g + 2));   \
+    F_BETTER(score.of[v].d, best.of[v].a, index[v].a, V_SET32(4 * g + 3));
+#define HEAD_STORE_SINGLE(v) v_store_single(upper + v * 4 * LANES, index[v].a);
+
 INLINE void head_tile(const gs_head *head, const float *pixels, const int cin, uint8_t *upper, uint8_t *lower) {
     const F lowest = F_SET(-__builtin_inff());
-    F4 best = {lowest, lowest, lowest, lowest};
-    V4 index = {V_ZERO(), V_ZERO(), V_ZERO(), V_ZERO()};
+    Scores best;
+    V4 index[HEAD_VECTORS];
+    HEAD_EACH(HEAD_START)
     if (head->positions == 4) {
         for (int g = 0; g < head->classes; g++) {
-            const F4 score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
+            const Scores score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
             const V which = V_SET32(g);
-            F_BETTER(score.a, best.a, index.a, which);
-            F_BETTER(score.b, best.b, index.b, which);
-            F_BETTER(score.c, best.c, index.c, which);
-            F_BETTER(score.d, best.d, index.d, which);
+            HEAD_EACH(HEAD_BETTER)
         }
-        v_store_pairs(upper, V_OR(index.a, V_SHL32(index.b, 8)));
-        v_store_pairs(lower, V_OR(index.c, V_SHL32(index.d, 8)));
+        HEAD_EACH(HEAD_STORE)
         return;
     }
     for (int g = 0; 4 * g < head->classes; g++) {
-        const F4 score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
-        const V first = V_SET32(4 * g), second = V_SET32(4 * g + 1), third = V_SET32(4 * g + 2), fourth = V_SET32(4 * g + 3);
-        F_BETTER(score.a, best.a, index.a, first);
-        F_BETTER(score.b, best.a, index.a, second);
-        F_BETTER(score.c, best.a, index.a, third);
-        F_BETTER(score.d, best.a, index.a, fourth);
+        const Scores score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
+        HEAD_EACH(HEAD_BEST)
     }
-    v_store_single(upper, index.a);
+    HEAD_EACH(HEAD_STORE_SINGLE)
 }
 
 static void head_row(const gs_head *head, const uint8_t *in, int32_t count, uint8_t *upper, uint8_t *lower) {

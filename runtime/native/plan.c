@@ -15,12 +15,25 @@ static const gs_kernels *const ALL[] = {
 #if defined(__x86_64__)
     &gs_kernels_avx512,
 #endif
+#ifdef GS_AVX_VNNI
+    &gs_kernels_avxvnni,
+#endif
+#if defined(__x86_64__)
+    &gs_kernels_avx2,
+#endif
+#ifdef GS_NEON_I8MM
+    &gs_kernels_i8mm,
+#endif
+#ifdef GS_NEON
+    &gs_kernels_dotprod,
+#endif
     &gs_kernels_scalar,
 };
 
+/* The scalar kernels are what the others are compared with, hundreds of times slower: only by name. */
 static const gs_kernels *kernels_for(const char *wanted) {
     for (size_t i = 0; i < sizeof ALL / sizeof *ALL; i++)
-        if ((!wanted || !strcmp(wanted, ALL[i]->name)) && ALL[i]->available()) return ALL[i];
+        if ((wanted ? !strcmp(wanted, ALL[i]->name) : ALL[i] != &gs_kernels_scalar) && ALL[i]->available()) return ALL[i];
     return NULL;
 }
 

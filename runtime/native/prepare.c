@@ -6,11 +6,7 @@
 #include <string.h>
 
 #define SLACK 256                 /* bytes before and behind every buffer that vectors may read */
-#define NO_MEMORY "not enough memory"
-#define SIDE_MAX 16384
-#define CHANNELS_MAX 4096
-
-static int32_t up_to(int32_t value, int32_t step) { return (value + step - 1) / step * step; }
+#define BAD_WEIGHT "a weight is -128; expected -127 to 127"
 
 static void *own(gs_program *program, size_t bytes) {
     if (program->owned_count == program->owned_room) {
@@ -35,116 +31,6 @@ void gs_release(gs_program *program) {
     memset(program, 0, sizeof *program);
 }
 
-/* ---- checks: nothing outside a tensor and its halo may ever be read or written ---- */
-
-static const char *check_tensor(const gs_tensor *tensor, int is_frame) {
-    if (tensor->height < 1 || tensor->width < 1 || tensor->height > SIDE_MAX || tensor->width > SIDE_MAX)
-        return "a tensor's size is out of range";
-    if (tensor->halo < 0 || tensor->halo > 64) return "a tensor's halo is out of range";
-    if (is_frame) return tensor->channels == 3 && tensor->dtype == GS_U8 ? NULL : "the frame must be uint8 of 3 channels";
-    if (tensor->channels < 16 || tensor->channels % 16 || tensor->channels > CHANNELS_MAX)
-        return "a tensor's channels must be a multiple of 16";
-    if (tensor->dtype != GS_U8 && tensor->dtype != GS_S16) return "a tensor's type is unknown";
-    return tensor->zero < 0 || tensor->zero > 255 ? "a tensor's zero point is out of range" : NULL;
-}
-
-static int same_size(const gs_tensor *a, const gs_tensor *b) {
-    return a->height == b->height && a->width == b->width && a->channels == b->channels;
-}
-
-static const char *check_window(const gs_op *op, const gs_tensor *in, const gs_tensor *out) {
-    const int64_t last_y = (int64_t)(op->out_h - 1) * op->sy - op->pt + (int64_t)(op->kh - 1) * op->dy;
-    const int64_t last_x = (int64_t)(op->out_w - 1) * op->sx - op->pl + (int64_t)(op->kw - 1) * op->dx;
-    if (op->kh < 1 || op->kw < 1 || op->kh > 15 || op->kw > 15 || op->sy < 1 || op->sx < 1 || op->sy > 16 || op->sx > 16 ||
-        op->dy < 1 || op->dx < 1 || op->dy > 64 || op->dx > 64 || op->oy < 1 || op->ox < 1 || op->oy > 16 || op->ox > 16 ||
-        op->py < 0 || op->px < 0 || op->out_h < 1 || op->out_w < 1 || op->out_h > SIDE_MAX || op->out_w > SIDE_MAX)
-        return "a convolution's window is out of range";
-    if (op->pt > in->halo || op->pl > in->halo || op->pt < -SIDE_MAX || op->pl < -SIDE_MAX || last_y >= in->height + in->halo ||
-        last_x >= in->width + in->halo || -op->pt >= in->height || -op->pl >= in->width)
-        return "a convolution reads beyond its input's halo";
-    if ((int64_t)(op->out_h - 1) * op->oy + op->py >= out->height || (int64_t)(op->out_w - 1) * op->ox + op->px >= out->width)
-        return "a convolution writes beyond its output";
-    return NULL;
-}
-
-static const char *check_conv(const gs_op *op, const gs_tensor *in, const gs_tensor *out, int from_frame) {
-    const char *problem = check_window(op, in, out);
-    if (problem) return problem;
-    const int32_t stored = from_frame ? 3 : in->channels;
-    if (op->groups < 1 || op->cin < 1 || op->cout < 1 || op->cin > stored || op->cin % op->groups || op->cout % op->groups ||
-        op->out_offset < 0 || op->out_offset + op->cout > out->channels)
-        return "a convolution's channels do not fit its tensors";
-    if (in->dtype != GS_U8 || (out->dtype == GS_S16 && (op->out_offset || op->residual >= 0)))
-        return "a convolution's tensors have types that it cannot take";
-    if (from_frame && (op->groups != 1 || op->cin != 3 || op->dx != 1)) return "a convolution of the frame must be dense";
-    if ((int64_t)op->kh * op->kw * up_to(stored, 4) / 4 > GS_OFFSETS_MAX) return "a convolution's kernel is too large";
-    if (op->residual >= 0 && op->out_offset) return "a residual with an offset is not known";
-    return NULL;
-}
-
-static const char *check_op(const gs_program *program, const gs_op *op, int32_t *writers) {
-    const int32_t count = program->tensor_count, has_out = op->kind != GS_HEAD;
-    if (op->in < 0 || op->in >= count || (has_out && (op->out < 1 || op->out >= count)) || op->residual < -1 ||
-        op->residual >= count || op->in == op->out)
-        return "an operator names a tensor that does not exist";
-    if ((op->in && !writers[op->in]) || (op->residual >= 0 && (!op->residual || !writers[op->residual])))
-        return "an operator reads a tensor that nothing has written";
-    const gs_tensor *in = &program->tensors[op->in], *out = has_out ? &program->tensors[op->out] : NULL;
-    const gs_tensor *residual = op->residual >= 0 ? &program->tensors[op->residual] : NULL;
-    if (residual && (!has_out || op->residual == op->out || residual->dtype != GS_U8 || !same_size(residual, out)))
-        return "a residual does not fit its operator";
-    switch (op->kind) {
-        case GS_CONV:
-            if (!op->weight || !op->scale || !op->bias) return "a convolution lacks weights";
-            return check_conv(op, in, out, op->in == 0);
-        case GS_DEPTHWISE:
-            if (!op->weight || !op->scale || !op->bias) return "a convolution lacks weights";
-            if (!op->in || !same_size(in, out) || in->dtype != GS_U8 || out->dtype != GS_U8 || op->dy != op->dx ||
-                op->dy < 1 || op->dy > in->halo || op->cin < 1 || op->cin > in->channels || op->residual >= 0)
-                return "a depthwise convolution does not fit its tensors";
-            return NULL;
-        case GS_UPSAMPLE:
-            if (!op->in || in->dtype != GS_S16 || out->dtype != GS_U8 || out->height != 2 * in->height ||
-                out->width != 2 * in->width || in->channels != out->channels || out->zero)
-                return "an upsampling does not fit its tensors";
-            return NULL;
-        case GS_POOL:
-            if (!op->scale || !op->bias || in->dtype != GS_U8 || out->dtype != GS_U8 || op->out_h != out->height ||
-                op->out_w != out->width || op->out_h * 2 > in->height || op->out_w * 2 > in->width || op->cin < 1 ||
-                op->cin > in->channels || op->out_offset < 0 ||
-                op->out_offset + (op->in ? in->channels : 3) > out->channels)
-                return "a pooling does not fit its tensors";
-            return NULL;
-        case GS_HEAD:
-            if (!op->weight || !op->bias || !op->in || in->dtype != GS_U8 || op->cout < 1 || op->cout > 256 || op->cin < 1 ||
-                op->cin > in->channels || in->channels > GS_HEAD_CHANNELS || op->kh != op->kw || (op->kh != 1 && op->kh != 2))
-                return "a label head does not fit its input";
-            return NULL;
-        case GS_ADD:
-            if (!op->scale || !op->bias || !residual || !op->in || in->dtype != GS_U8 || out->dtype != GS_U8 ||
-                !same_size(in, out))
-                return "a sum does not fit its tensors";
-            return NULL;
-        default:
-            return "an operator is unknown";
-    }
-}
-
-static const char *check(const gs_program *program) {
-    const char *problem = program->tensor_count < 1 || program->op_count < 1 ? "the program is empty" : NULL;
-    for (int32_t i = 0; !problem && i < program->tensor_count; i++) problem = check_tensor(&program->tensors[i], i == 0);
-    int32_t *writers = calloc((size_t)program->tensor_count + 1, sizeof *writers);
-    if (!writers) return NO_MEMORY;
-    for (int32_t i = 0; !problem && i < program->op_count; i++) {
-        const gs_op *op = &program->ops[i];
-        problem = check_op(program, op, writers);
-        if (!problem && (op->kind == GS_HEAD) != (i == program->op_count - 1)) problem = "the label head must come last, once";
-        if (!problem && op->kind != GS_HEAD) writers[op->out]++;
-    }
-    free(writers);
-    return problem;
-}
-
 /* ---- memory: tensors of one shape take turns in its buffers ---- */
 
 static int32_t fused_away(const gs_program *program, int32_t tensor) {
@@ -154,7 +40,7 @@ static int32_t fused_away(const gs_program *program, int32_t tensor) {
 }
 
 static int alike(const gs_tensor *a, const gs_tensor *b) {
-    return same_size(a, b) && a->dtype == b->dtype && a->zero == b->zero;
+    return gs_same_size(a, b) && a->dtype == b->dtype && a->zero == b->zero;
 }
 
 static uint8_t *new_buffer(gs_program *program, const gs_tensor *tensor, int32_t halo, ptrdiff_t pixel) {
@@ -173,7 +59,7 @@ static uint8_t *new_buffer(gs_program *program, const gs_tensor *tensor, int32_t
 static const char *lay_out(gs_program *program) {
     const int32_t count = program->tensor_count;
     int32_t *last = calloc((size_t)count, sizeof *last), *free_from = calloc((size_t)count, sizeof *free_from);
-    const char *problem = last && free_from ? NULL : NO_MEMORY;
+    const char *problem = last && free_from ? NULL : GS_NO_MEMORY;
     for (int32_t i = 0; !problem && i < program->op_count; i++) {
         last[program->ops[i].in] = i + (program->steps[i].skipped ? 1 : 0); /* read when the next one runs */
         if (program->ops[i].residual >= 0) last[program->ops[i].residual] = i;
@@ -197,7 +83,7 @@ static const char *lay_out(gs_program *program) {
                 memory->buffer = j;
             }
         if (!memory->at) memory->at = new_buffer(program, tensor, halo, memory->pixel);
-        if (!memory->at) problem = NO_MEMORY;
+        if (!memory->at) problem = GS_NO_MEMORY;
         free_from[memory->buffer] = last[t] + 1;
     }
     for (int32_t i = 0; !problem && i < program->op_count; i++) { /* fused tensors live in scratch, row by row */
@@ -211,26 +97,26 @@ static const char *lay_out(gs_program *program) {
 
 /* ---- packing ---- */
 
-/* The bytes of the input that a vector's output channels need, from `start` (a multiple of 4) to `end`. */
+/* The channels of the input that a vector's output channels need, from `start` to `end`, multiples of 4. */
 static void span_of(const gs_op *op, int32_t first, int32_t channels, int32_t stored, int32_t *start, int32_t *end) {
     const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
     int32_t last = first + channels - 1;
     if (last >= op->cout) last = op->cout - 1;
     if (op->groups == 1 || first >= op->cout) {
         *start = 0;
-        *end = op->groups == 1 ? up_to(op->cin, 4) : 4;
+        *end = op->groups == 1 ? gs_up_to(op->cin, 4) : 4;
     } else {
         *start = first / group_out * group_in / 4 * 4;
-        *end = up_to((last / group_out + 1) * group_in, 4);
+        *end = gs_up_to((last / group_out + 1) * group_in, 4);
     }
     if (*end > stored) *end = stored;
 }
 
-static int8_t weight_at(const gs_op *op, int32_t out, int32_t in, int32_t i, int32_t j) {
+/* Where a convolution's weight lies, -1 where there is none and 0 belongs. */
+static int64_t weight_index(const gs_op *op, int32_t out, int32_t in, int32_t i, int32_t j) {
     const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
-    if (out >= op->cout || in >= op->cin || j >= op->kw || in / group_in != out / group_out) return 0;
-    const int8_t *weights = op->weight;
-    return weights[(((int64_t)out * op->kh + i) * op->kw + j) * group_in + in % group_in];
+    if (out >= op->cout || in >= op->cin || j >= op->kw || in / group_in != out / group_out) return -1;
+    return (((int64_t)out * op->kh + i) * op->kw + j) * group_in + in % group_in;
 }
 
 static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op) {
@@ -238,15 +124,15 @@ static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op
     const gs_tensor *in = &program->tensors[op->in], *out = &program->tensors[op->out];
     const gs_memory *memory = &program->memory[op->in];
     const int32_t lanes = program->kernels->lanes, block = 16 * lanes, s16 = out->dtype == GS_S16;
-    const int32_t from_frame = op->in == 0, stored = from_frame ? up_to(3 * op->kw, 4) : in->channels;
-    conv->cout = op->out_offset ? op->cout : up_to(op->cout, 16);
+    const int32_t from_frame = op->in == 0, stored = from_frame ? gs_up_to(3 * op->kw, 4) : in->channels;
+    conv->cout = op->out_offset ? op->cout : gs_up_to(op->cout, 16);
     conv->narrow = s16 ? out->channels % block != 0 : conv->cout <= 16;
     conv->residual_scale = op->residual_scale;
     const int32_t width = conv->narrow ? 16 : block; /* channels of a block */
     const int32_t vector = conv->narrow ? 16 : 4 * lanes;
-    conv->blocks = up_to(conv->cout, width) / width;
+    conv->blocks = gs_up_to(conv->cout, width) / width;
     int32_t *deltas = own(program, (size_t)conv->blocks * 4 * sizeof *deltas);
-    if (!deltas) return NO_MEMORY;
+    if (!deltas) return GS_NO_MEMORY;
     int32_t span = 4;
     conv->distinct = 1;
     for (int32_t b = 0; b < conv->blocks; b++)
@@ -264,7 +150,8 @@ static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op
     int8_t *weights = own(program, (size_t)conv->blocks * (size_t)conv->steps * 4 * (size_t)width);
     const size_t padded = (size_t)conv->blocks * (size_t)width;
     float *scale = own(program, padded * sizeof *scale), *bias = own(program, padded * sizeof *bias);
-    if (!offsets || !weights || !scale || !bias) return NO_MEMORY;
+    int32_t *start = own(program, padded * sizeof *start);
+    if (!offsets || !weights || !scale || !bias || !start) return GS_NO_MEMORY;
     for (int32_t k = 0; k < conv->steps; k++) {
         const int32_t i = k / per_tap / columns, j = k / per_tap % columns;
         offsets[k] = (int32_t)(i * op->dy * memory->row + j * op->dx * memory->pixel + k % per_tap * 4);
@@ -272,12 +159,16 @@ static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op
     for (int32_t b = 0; b < conv->blocks; b++)
         for (int32_t k = 0; k < conv->steps; k++)
             for (int32_t c = 0; c < width; c++)
-                for (int32_t byte = 0; byte < 4; byte++) {
-                    const int32_t i = k / per_tap / columns, j = k / per_tap % columns, at = k % per_tap * 4 + byte;
+                for (int32_t n = 0; n < 4; n++) {
+                    const int32_t i = k / per_tap / columns, j = k / per_tap % columns, at = k % per_tap * 4 + n;
                     const int32_t channel = b * width + c, delta = deltas[4 * b + (conv->narrow ? 0 : c / vector)];
-                    weights[(((int64_t)b * conv->steps + k) * width + c) * 4 + byte] =
-                        from_frame ? (at < 3 * op->kw ? weight_at(op, channel, at % 3, i, at / 3) : 0)
-                                   : weight_at(op, channel, delta + at, i, j);
+                    const int64_t to = (((int64_t)b * conv->steps + k) * width + c) * 4 + n;
+                    const int64_t from = from_frame ? weight_index(op, channel, at % 3, i, at / 3)
+                                                    : weight_index(op, channel, delta + at, i, j);
+                    if (from < 0) continue;
+                    weights[to] = ((const int8_t *)op->weight)[from];
+                    if (weights[to] == INT8_MIN) return BAD_WEIGHT;
+                    start[channel] += 128 * weights[to];
                 }
     memcpy(scale, op->scale, (size_t)op->cout * sizeof *scale);
     memcpy(bias, op->bias, (size_t)op->cout * sizeof *bias);
@@ -285,6 +176,7 @@ static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op
     conv->weights = weights;
     conv->scale = scale;
     conv->bias = bias;
+    conv->start = start;
     return NULL;
 }
 
@@ -298,7 +190,8 @@ static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_o
     int8_t *weights = own(program, (size_t)dw->sets * 12 * (size_t)block);
     float *scale = own(program, (size_t)dw->sets * (size_t)block * sizeof *scale);
     float *bias = own(program, (size_t)dw->sets * (size_t)block * sizeof *bias);
-    if (!weights || !scale || !bias) return NO_MEMORY;
+    int32_t *start = own(program, (size_t)dw->sets * (size_t)block * sizeof *start);
+    if (!weights || !scale || !bias || !start) return GS_NO_MEMORY;
     const int8_t *given = op->weight;
     for (int32_t at = 0; at < dw->sets * block; at++) {
         const int32_t set = at / block, lane = at % block / 16, v = at % 16 / 4, j = at % 4, channel = at % channels;
@@ -307,13 +200,17 @@ static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_o
         scale[place] = op->scale[channel];
         bias[place] = op->bias[channel];
         for (int32_t column = 0; column < 3; column++)
-            for (int32_t row = 0; row < 3; row++)
-                weights[((((int64_t)set * 3 + column) * 4 + v) * (block / 4) + lane * 4 + j) * 4 + row] =
-                    given[(channel * 3 + row) * 3 + column];
+            for (int32_t row = 0; row < 3; row++) {
+                const int8_t weight = given[(channel * 3 + row) * 3 + column];
+                if (weight == INT8_MIN) return BAD_WEIGHT;
+                weights[((((int64_t)set * 3 + column) * 4 + v) * (block / 4) + lane * 4 + j) * 4 + row] = weight;
+                start[place] += 128 * weight;
+            }
     }
     dw->weights = weights;
     dw->scale = scale;
     dw->bias = bias;
+    dw->start = start;
     return NULL;
 }
 
@@ -323,10 +220,10 @@ static const char *pack_head(gs_program *program, gs_step *step, const gs_op *op
     head->cin = op->cin;
     head->channels = program->tensors[op->in].channels;
     head->positions = op->kh * op->kw;
-    const int32_t groups = head->positions == 4 ? op->cout : up_to(op->cout, 4) / 4;
+    const int32_t groups = head->positions == 4 ? op->cout : gs_up_to(op->cout, 4) / 4;
     float *weights = own(program, (size_t)groups * (size_t)op->cin * 4 * sizeof *weights);
     float *bias = own(program, (size_t)groups * 4 * sizeof *bias);
-    if (!weights || !bias) return NO_MEMORY;
+    if (!weights || !bias) return GS_NO_MEMORY;
     const float *given = op->weight;
     for (int32_t g = 0; g < groups; g++)
         for (int32_t j = 0; j < 4; j++) {
@@ -341,9 +238,9 @@ static const char *pack_head(gs_program *program, gs_step *step, const gs_op *op
 }
 
 static const char *pack_pool(gs_program *program, gs_step *step, const gs_op *op) {
-    const int32_t channels = up_to(program->tensors[op->in].channels, 16);
+    const int32_t channels = gs_up_to(program->tensors[op->in].channels, 16);
     float *scale = own(program, (size_t)channels * sizeof *scale), *bias = own(program, (size_t)channels * sizeof *bias);
-    if (!scale || !bias) return NO_MEMORY;
+    if (!scale || !bias) return GS_NO_MEMORY;
     memcpy(scale, op->scale, (size_t)op->cin * sizeof *scale);
     memcpy(bias, op->bias, (size_t)op->cin * sizeof *bias);
     step->conv.scale = scale;
@@ -414,10 +311,10 @@ const char *gs_prepare(gs_program *program, const gs_kernels *kernels, const gs_
     program->ops = own(program, (size_t)op_count * sizeof *ops);
     program->steps = own(program, (size_t)op_count * sizeof *program->steps);
     program->memory = own(program, (size_t)tensor_count * sizeof *program->memory);
-    if (!program->tensors || !program->ops || !program->steps || !program->memory) return NO_MEMORY;
+    if (!program->tensors || !program->ops || !program->steps || !program->memory) return GS_NO_MEMORY;
     memcpy(program->tensors, tensors, (size_t)tensor_count * sizeof *tensors);
     memcpy(program->ops, ops, (size_t)op_count * sizeof *ops);
-    const char *problem = check(program);
+    const char *problem = gs_check(program);
     if (problem) return problem;
     fuse(program);
     problem = lay_out(program);
@@ -439,7 +336,7 @@ int32_t gs_read_tensor(const gs_program *program, int32_t tensor, void *out) {
     for (int32_t y = 0; y < shape->height; y++) {
         const uint8_t *from = memory->at + (ptrdiff_t)y * memory->row;
         uint8_t *to = (uint8_t *)out + (size_t)y * row;
-        if (shape->dtype == GS_U8 || shape->channels % block) {
+        if (shape->dtype != GS_S16 || shape->channels % block) {
             memcpy(to, from, row);
             continue;
         }

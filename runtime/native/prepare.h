@@ -31,6 +31,16 @@ typedef struct {
     size_t owned_count, owned_room;
 } gs_program;
 
+#define GS_NO_MEMORY "not enough memory"
+
+static inline int32_t gs_up_to(int32_t value, int32_t step) { return (value + step - 1) / step * step; }
+
+static inline int gs_same_size(const gs_tensor *a, const gs_tensor *b) {
+    return a->height == b->height && a->width == b->width && a->channels == b->channels;
+}
+
+/* NULL, or what is wrong with a program's tensors and operators. */
+const char *gs_check(const gs_program *program);
 /* NULL, or what is wrong (constant text, or written to `error`). Release in either case. */
 const char *gs_prepare(gs_program *program, const gs_kernels *kernels, const gs_tensor *tensors, int32_t tensor_count,
                        const gs_op *ops, int32_t op_count, char *error, int32_t size);

@@ -41,6 +41,9 @@ static inline V v_dot(V sum, V u, V s) {
     return sum;
 }
 #define V_DOT(acc, u, s) v_dot(acc, u, s)
+#define V_DOT_FOUR(acc, u, s) v_dot(acc, u, s) /* u: of v_broadcast */
+#define V_INPUT(v) (v)                         /* bytes of inputs -> what V_DOT takes */
+#define V_START(p) V_ZERO()                    /* what sums begin with, see gs_conv */
 static inline V v_broadcast(const uint8_t *p) {
     int32_t four;
     __builtin_memcpy(&four, p, 4);

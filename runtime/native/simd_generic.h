@@ -1,4 +1,4 @@
-/* Vectors of 128 bits in the compiler's own terms: any CPU. On ARM with dot products those are used. */
+/* Vectors of 128 bits in the compiler's own terms: any CPU. */
 #include <math.h>
 #define LANES 1
 #define PIXELS 2
@@ -7,8 +7,6 @@ typedef int8_t V __attribute__((vector_size(16)));
 typedef uint8_t U8x16 __attribute__((vector_size(16)));
 typedef int16_t S16x8 __attribute__((vector_size(16)));
 typedef int32_t S32x4 __attribute__((vector_size(16)));
-typedef int16_t S16x4 __attribute__((vector_size(8)));
-typedef uint8_t U8x8 __attribute__((vector_size(8)));
 typedef float F __attribute__((vector_size(16)));
 typedef V Q;
 
@@ -23,13 +21,18 @@ static inline F f_load(const float *p) {
     __builtin_memcpy(&f, p, 16);
     return f;
 }
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector((V)(a), (V)(b), __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle((V)(a), (V)(b), (U8x16){__VA_ARGS__})
+#endif
 #define V_ZERO() ((V){0})
 #define V_LOAD(p) v_load(p)
 #define V_STORE(p, v) v_store(p, v)
-#define V_LO8(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
-#define V_HI8(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
-#define V_LO16(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23})
-#define V_HI16(a, b) __builtin_shuffle((V)(a), (V)(b), (U8x16){8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31})
+#define V_LO8(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define V_HI8(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define V_LO16(a, b) SHUFFLE(a, b, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23)
+#define V_HI16(a, b) SHUFFLE(a, b, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31)
 #define V_ADD16(a, b) ((V)((S16x8)(a) + (S16x8)(b)))
 #define V_SRA16(a, n) ((V)((S16x8)(a) >> (n)))
 #define V_SET16(n) ((V)((S16x8){0} + (int16_t)(n)))
@@ -62,15 +65,14 @@ static inline V v_round(F f) { /* as the default mode rounds, half to even; satu
 }
 #define V_ROUND(f) v_round(f)
 static inline V v_dot(V acc, V u, V s) {
-#if defined(__ARM_FEATURE_MATMUL_INT8)
-    return (V)vusdotq_s32((int32x4_t)acc, (uint8x16_t)u, (int8x16_t)s);
-#else
     S32x4 r = (S32x4)acc;
     for (int i = 0; i < 16; i++) r[i / 4] += (int32_t)(uint8_t)u[i] * s[i];
     return (V)r;
-#endif
 }
 #define V_DOT(acc, u, s) v_dot(acc, u, s)
+#define V_DOT_FOUR(acc, u, s) v_dot(acc, u, s)
+#define V_INPUT(v) (v)
+#define V_START(p) V_ZERO()
 static inline int32_t limited(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 static inline V v_pack32(V a, V b) {
     S16x8 r;

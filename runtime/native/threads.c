@@ -1,12 +1,13 @@
 #include "threads.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stddef.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define SPINS 20000 /* looks at the barrier before a thread gives up its core: stages take tens of microseconds */
+/* Looks at a barrier, some tens of microseconds, before a thread sleeps: then its core is free for whoever holds up the
+ * others, a thread of the team that another program has pushed aside, or that program. */
+#define SPINS 1000
 #define SETS 2      /* of counters: one in use, one cleared for the next stage */
 
 typedef struct {
@@ -18,11 +19,11 @@ struct gs_team {
     int32_t threads, started;
     pthread_t *ids;
     counter *counters; /* (SETS, threads) */
-    _Atomic int32_t arrived, phase;
-    pthread_mutex_t lock;
-    pthread_cond_t wake, done;
+    _Atomic int32_t arrived, phase, sleepers, running;
+    pthread_mutex_t lock, barrier;
+    pthread_cond_t wake, done, passed;
     int64_t job;
-    int32_t running, stop;
+    int32_t stop;
     gs_work work;
     void *context;
 };
@@ -53,9 +54,11 @@ static void *loop(void *argument) {
         pthread_mutex_unlock(&team->lock);
         if (stop) return NULL;
         team->work(team->context, self.number);
-        pthread_mutex_lock(&team->lock);
-        if (--team->running == 0) pthread_cond_signal(&team->done);
-        pthread_mutex_unlock(&team->lock);
+        if (atomic_fetch_sub(&team->running, 1) == 1) {
+            pthread_mutex_lock(&team->lock);
+            pthread_cond_signal(&team->done);
+            pthread_mutex_unlock(&team->lock);
+        }
     }
 }
 
@@ -64,6 +67,8 @@ gs_team *gs_team_create(int32_t threads) {
     if (!team) return NULL;
     team->threads = threads;
     pthread_mutex_init(&team->lock, NULL);
+    pthread_mutex_init(&team->barrier, NULL);
+    pthread_cond_init(&team->passed, NULL);
     pthread_cond_init(&team->wake, NULL);
     pthread_cond_init(&team->done, NULL);
     team->ids = calloc((size_t)threads, sizeof *team->ids);
@@ -95,8 +100,9 @@ void gs_team_run(gs_team *team, gs_work work, void *context) {
     pthread_cond_broadcast(&team->wake);
     pthread_mutex_unlock(&team->lock);
     work(context, 0);
+    for (int32_t spins = 0; spins < SPINS && atomic_load(&team->running); spins++) relax();
     pthread_mutex_lock(&team->lock);
-    while (team->running) pthread_cond_wait(&team->done, &team->lock);
+    while (atomic_load(&team->running)) pthread_cond_wait(&team->done, &team->lock);
     pthread_mutex_unlock(&team->lock);
 }
 
@@ -104,15 +110,23 @@ void gs_team_wait(gs_team *team) {
     const int32_t phase = atomic_load_explicit(&team->phase, memory_order_acquire);
     if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) == team->threads - 1) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&team->phase, phase + 1, memory_order_release);
+        atomic_store(&team->phase, phase + 1); /* before `sleepers` is read: nobody goes to sleep unseen */
+        if (atomic_load(&team->sleepers)) {
+            pthread_mutex_lock(&team->barrier);
+            pthread_cond_broadcast(&team->passed);
+            pthread_mutex_unlock(&team->barrier);
+        }
         return;
     }
-    for (int32_t spins = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spins++) {
-        if (spins < SPINS)
-            relax();
-        else
-            sched_yield();
+    for (int32_t spins = 0; spins < SPINS; spins++) {
+        if (atomic_load_explicit(&team->phase, memory_order_acquire) != phase) return;
+        relax();
     }
+    pthread_mutex_lock(&team->barrier);
+    atomic_fetch_add(&team->sleepers, 1);
+    while (atomic_load(&team->phase) == phase) pthread_cond_wait(&team->passed, &team->barrier);
+    atomic_fetch_sub(&team->sleepers, 1);
+    pthread_mutex_unlock(&team->barrier);
 }
 
 int32_t gs_team_next(gs_team *team, int32_t thread, int32_t stage, int32_t pieces) {
@@ -139,6 +153,8 @@ void gs_team_destroy(gs_team *team) {
     pthread_mutex_destroy(&team->lock);
     pthread_cond_destroy(&team->wake);
     pthread_cond_destroy(&team->done);
+    pthread_mutex_destroy(&team->barrier);
+    pthread_cond_destroy(&team->passed);
     free(team->ids);
     free(team->counters);
     free(team);
