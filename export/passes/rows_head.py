@@ -23,7 +23,7 @@ CHAIN = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
 
 def rows_head(graph: Graph) -> bool:
     """Applies the pass in place; False if the graph does not end in that head, which then stays as it is."""
-    chain = _chain(graph)
+    chain = interleaved_head(graph)
     if chain is None:
         return False
     conv, split = chain[-1], chain[-2]
@@ -50,7 +50,7 @@ def rows_head(graph: Graph) -> bool:
     return True
 
 
-def _chain(graph: Graph) -> Optional[List[onnx.NodeProto]]:
+def interleaved_head(graph: Graph) -> Optional[List[onnx.NodeProto]]:
     """The head's nodes from the output backwards, or None if the graph ends otherwise."""
     tensor, found = graph.model.graph.output[0].name, []
     for index, operator in enumerate(CHAIN):
