@@ -1,4 +1,4 @@
-"""The native engine's library: C without Python's API, loaded with ctypes. Without a compiler the rest installs all the same."""
+"""The native engine's library: C, loaded with ctypes. Without a compiler the rest installs all the same."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ from gradseg.calibration.quantise import WeightSettings, count_quantised, is_qua
 from gradseg.calibration.ranges import quantisation_of
 from gradseg.calibration.repair import bias_corrected, equalised, mean_tensors
 from gradseg.calibration.sources import open_frames
-from gradseg.calibration.targets import TARGETS, Quantisation, target_named
+from gradseg.calibration.targets import NATIVE, TARGETS, Quantisation, target_named
 from gradseg.models import metadata
 from gradseg.models.errors import GradsegError
 
@@ -91,7 +91,7 @@ def calibrated(
     return Calibrated(base, statistics, equalise, source)
 
 
-def observed_tensors(model: Any, targets: Iterable[str] = tuple(TARGETS)) -> Tuple[List[str], List[str]]:
+def observed_tensors(model: Any, targets: Iterable[str] = (*TARGETS, NATIVE.name)) -> Tuple[List[str], List[str]]:
     """(tensors whose ranges, tensors whose channel means) are needed to quantise a model for any of the targets."""
     graph = Graph(model)
     ranges: Dict[str, None] = {}

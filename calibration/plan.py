@@ -6,6 +6,11 @@ Targets, see `targets` for their scales:
     trt   A residual sum takes the convolution beside it unquantised, so that TensorRT adds inside the convolution; only
           the other branch is quantised.
     tidl  Every activation between the frame and the label head: a fixed-point device has no other numbers.
+    native  What GradSeg's own engine keeps in memory: every activation between the frame and the label head, but a sum
+          takes the convolution beside it unquantised, a concatenation takes convolutions and poolings so, and what is
+          resized is not rounded between the convolution and its ReLU.
+    openvino  As `tidl`: OpenVINO adds inside the convolution where both summands are INT8. But the first convolution
+          stays in float, since OpenVINO has no INT8 kernel for three channels.
 Left in float: the convolution that makes the logits (its argmax decides on small differences; TI's tools keep such a
 layer at 16 bits) and every operator that is not listed here. On the CPU also convolutions whose output is resized,
 deconvolutions (ONNX Runtime has no INT8 kernel) and convolutions to 16 channels or fewer, too narrow for ONNX Runtime's
@@ -23,7 +28,7 @@ import numpy as np
 import onnx
 
 from gradseg.calibration.graph import Graph, attribute
-from gradseg.calibration.targets import target_named
+from gradseg.calibration.targets import NATIVE, OPENVINO, target_named
 
 PASS_THROUGH = ("MaxPool", "Reshape", "Transpose", "Resize")  # no value leaves the input's range: they keep its scale
 COMPUTE = ("Conv", "ConvTranspose")
@@ -63,12 +68,15 @@ def _planned(graph: Graph, target: str, keep_float: Tuple[str, ...]) -> Plan:
     if target == "cpu":
         chosen = _fed_by_int8(graph, chosen)
     names = {node.name for node in chosen}
-    exact = pixel_tensors(graph)
     tensors: Dict[str, str] = {}
+    if target == NATIVE.name:
+        tensors = {tensor: tensor for tensor in _stored(graph, chosen)}
+        return Plan(tuple(node.name for node in graph.nodes if node.name in names), tensors)
+    exact = pixel_tensors(graph)
     for node in chosen:
         for tensor in _activations(graph, node):
-            fused = target == "trt" and node.op_type == "Add" and _fused_branch(graph, node) == tensor
-            if not fused and not (target == "tidl" and tensor in exact):
+            fused = target == "trt" and node.op_type == "Add" and fused_branch(graph, node) == tensor
+            if not fused and not (target in ("tidl", OPENVINO.name) and tensor in exact):
                 tensors[tensor] = tensor
         result = result_of(graph, node)
         if target != "trt" and result not in exact and not graph.is_output(result):
@@ -80,6 +88,50 @@ def _planned(graph: Graph, target: str, keep_float: Tuple[str, ...]) -> Plan:
         while tensors[tensors[tensor]] != tensors[tensor]:
             tensors[tensor] = tensors[tensors[tensor]]
     return Plan(tuple(node.name for node in graph.nodes if node.name in names), tensors)
+
+
+def _stored(graph: Graph, chosen: List[onnx.NodeProto]) -> List[str]:
+    """The tensors that the native engine keeps: what operators read that is not computed on the way."""
+    exact, names = centred_pixels(graph), {node.name for node in chosen}
+    found: Dict[str, None] = {}
+    for node in chosen:
+        result = result_of(graph, node)
+        if result not in exact and any(reader.name not in names for reader in graph.consumers(result)):
+            found[result] = None  # read by the label head, or by what stays in float
+        if node.op_type in ("Reshape", "Transpose"):
+            continue
+        fused = fused_branch(graph, node, shuffled=True) if node.op_type == "Add" else None
+        for tensor in _activations(graph, node):
+            producer = graph.producer(tensor)
+            pooled = producer is not None and producer.op_type == "MaxPool"
+            inside = node.op_type in ("Concat", "Resize") and _computed_for(graph, node, tensor)
+            if tensor != fused and tensor not in exact and not pooled and not inside:
+                found[tensor] = None
+    order = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
+    return sorted(found, key=lambda name: order.get(name, -1))
+
+
+def _computed_for(graph: Graph, node: onnx.NodeProto, tensor: str) -> bool:
+    """Whether a tensor is a convolution's result that only `node` reads; for a Concat, perhaps through a ReLU."""
+    producer = graph.producer(tensor)
+    while producer is not None and len(graph.consumers(producer.output[0])) == 1:
+        if producer.op_type in COMPUTE:
+            return True
+        if node.op_type != "Concat" or not is_relu(graph, producer):
+            return False
+        producer = graph.producer(producer.input[0])
+    return False
+
+
+def centred_pixels(graph: Graph) -> Set[str]:
+    """`pixel_tensors`, and those that a constant mean is subtracted from."""
+    found = pixel_tensors(graph)
+    for node in graph.nodes:
+        if node.op_type == "Sub" and node.input[0] in found and node.input[1] in graph.weights:
+            found.update(node.output)
+        if node.op_type == "MaxPool" and node.input[0] in found:
+            found.update(node.output)
+    return found
 
 
 def _worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
@@ -94,7 +146,8 @@ def _worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
             return False
         return not (target == "trt" and _reads_pixels(graph, node))
     if node.op_type == "Resize":
-        return target == "tidl" and not _makes_logits(graph, node.output[0]) and _stays_within(node)
+        wanted = target in ("tidl", NATIVE.name, OPENVINO.name)
+        return wanted and not _makes_logits(graph, node.output[0]) and _stays_within(node)
     return node.op_type in ("Reshape", "Transpose") and target != "trt" and _inside_shuffle(graph, node)
 
 
@@ -115,6 +168,10 @@ def _convolution_worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bo
     if target == "cpu":
         resized = any(reader.op_type == "Resize" for reader in graph.consumers(node.output[0]))
         return node.op_type == "Conv" and not resized and weight.shape[0] > NARROW
+    if target == NATIVE.name:
+        return bool(node.op_type == "Conv" or group == 1)
+    if target == OPENVINO.name:
+        return bool(weight.shape[1] * group > 3 if node.op_type == "Conv" else group == 1)
     if node.op_type == "ConvTranspose":
         return False  # TensorRT 8 takes their scales along the input channels, or fails: its issues 2380, 1519, 1293
     return bool(weight.shape[1] * group > 3)
@@ -140,7 +197,7 @@ def _fed_by_int8(graph: Graph, chosen: List[onnx.NodeProto]) -> List[onnx.NodePr
     kept: List[onnx.NodeProto] = []
     written: Set[str] = set()
     for node in graph.nodes:  # in topological order
-        if _is_relu(graph, node) and node.input[0] in written:
+        if is_relu(graph, node) and node.input[0] in written:
             written.add(node.output[0])
         fed = node.op_type in COMPUTE or any(name in written for name in node.input)
         if fed and any(node is other for other in chosen):
@@ -190,12 +247,12 @@ def _activations(graph: Graph, node: onnx.NodeProto) -> List[str]:
 def result_of(graph: Graph, node: onnx.NodeProto) -> str:
     """A node's output, after the ReLU that belongs to it if there is one."""
     readers = graph.consumers(node.output[0])
-    if len(readers) == 1 and _is_relu(graph, readers[0]) and not graph.is_output(node.output[0]):
+    if len(readers) == 1 and is_relu(graph, readers[0]) and not graph.is_output(node.output[0]):
         return str(readers[0].output[0])
     return str(node.output[0])
 
 
-def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
+def is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
     """Relu, or a Clip from 0 (ReLU6)."""
     if node.op_type == "Clip" and len(node.input) > 1:
         low = graph.weights.get(node.input[1])
@@ -203,10 +260,18 @@ def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
     return bool(node.op_type == "Relu")
 
 
-def _fused_branch(graph: Graph, add: onnx.NodeProto) -> Optional[str]:
-    """The summand that comes straight from a convolution and that nothing else reads."""
+def fused_branch(graph: Graph, add: onnx.NodeProto, shuffled: bool = False) -> Optional[str]:
+    """The summand that comes straight from a convolution, or `shuffled`, and that nothing else reads."""
+    if add.input[0] == add.input[1]:
+        return None
     for name in reversed(add.input):
-        producer = graph.producer(name)
-        if producer is not None and producer.op_type in COMPUTE and len(graph.consumers(name)) == 1:
-            return str(name)
+        tensor = name
+        producer = graph.producer(tensor)
+        while producer is not None and len(graph.consumers(tensor)) == 1:
+            if producer.op_type in COMPUTE:
+                return str(name)
+            if not shuffled or producer.op_type not in ("Reshape", "Transpose"):
+                break
+            tensor = producer.input[0]
+            producer = graph.producer(tensor)
     return None

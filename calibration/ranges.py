@@ -19,7 +19,7 @@ from gradseg.calibration.collect import Statistics
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.observers import PERCENTILE, Observer, Range
 from gradseg.calibration.ranges_json import FORMAT, VERSION, checked_json, entry_from_json, entry_to_json, pretty, short
-from gradseg.calibration.targets import TARGETS, Quantisation, Target, activation_quantisation
+from gradseg.calibration.targets import SCALES_OF_CPU, TARGETS, Quantisation, Target, activation_quantisation
 from gradseg.models.errors import GradsegError
 from gradseg.models.files import require_file, write_text
 
@@ -128,7 +128,8 @@ class RangesFile:
                 f"{self.path}: no range for {names}, which {target} needs; "
                 + AGAIN.format(model=self.model.get("file", "MODEL"), path=self.path)
             )
-        return {name: entry.targets[target] for name, entry in self.entries.items()}
+        key = "cpu" if target in SCALES_OF_CPU else target
+        return {name: entry.targets[key] for name, entry in self.entries.items()}
 
     def check_belongs(self, model: Any, name: str) -> None:
         """GradsegError unless the ranges are of this FP32 onnx.ModelProto, not equalised, called `name`."""

@@ -191,11 +191,11 @@ def bias_corrected(
         if node.op_type == "ConvTranspose":  # each output pixel sees one tap in stride ** 2
             strides = attribute(node, "strides", [1, 1])
             shift = shift / (strides[0] * strides[1])
-        _add_to_bias(graph, node, -shift)
+        add_to_bias(graph, node, -shift)
     return graph.to_model()
 
 
-def _add_to_bias(graph: Graph, node: onnx.NodeProto, shift: np.ndarray[Any, Any]) -> None:
+def add_to_bias(graph: Graph, node: onnx.NodeProto, shift: np.ndarray[Any, Any]) -> None:
     if len(node.input) > 2 and node.input[2]:
         name = node.input[2]
         node.input[2] = graph.constant(f"{name}_corrected", (graph.weights[name] + shift).astype(np.float32))

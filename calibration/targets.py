@@ -5,6 +5,9 @@ trt   TensorRT: activations int8, symmetric; weights int8, one scale per output 
 tidl  TI's low-power devices (Mathew et al., "Sparse, Quantized, Full Frame CNN for Low Power Embedded Devices",
       CVPR-W 2017): int8, symmetric, one power-of-two scale per tensor, for weights too; biases are multiples of the
       accumulator's step, the product of input and weight scale, so that all sums are those of integers.
+native  GradSeg's own engine: the scales of `cpu`. It is no key of TARGETS, since what is kept per target (ranges files,
+      reports, fine-tuning) would hold the same numbers twice.
+openvino  OpenVINO's CPU plugin: the scales of `cpu`, and no key of TARGETS either.
 """
 
 from __future__ import annotations
@@ -39,11 +42,17 @@ TARGETS: Dict[str, Target] = {
     "tidl": Target("tidl", signed=True, per_channel=False, power_of_two=True),
 }
 
+NATIVE = Target("native", signed=False, per_channel=True, power_of_two=False)
+OPENVINO = Target("openvino", signed=False, per_channel=True, power_of_two=False)
+SCALES_OF_CPU = {target.name: target for target in (NATIVE, OPENVINO)}
+
 
 def target_named(name: str) -> Target:
     """GradsegError for a name that is none."""
+    if name in SCALES_OF_CPU:
+        return SCALES_OF_CPU[name]
     if name not in TARGETS:
-        raise GradsegError(f"INT8 target {name!r}; one of {', '.join(TARGETS)}")
+        raise GradsegError(f"INT8 target {name!r}; one of {', '.join((*TARGETS, *SCALES_OF_CPU))}")
     return TARGETS[name]
 
 

@@ -68,8 +68,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True, opti
         add_foreign_arguments(parser)
 
 
-def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the scripts that can make INT8, which `int8.int8_for` reads."""
+def add_calibration_arguments(parser: argparse.ArgumentParser, budget: bool = True) -> None:
+    """The arguments of the scripts that can make INT8, which `int8.int8_for` reads. budget: with --max-drop."""
     add = parser.add_argument_group("INT8").add_argument
     add("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)")
     add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
@@ -79,6 +79,8 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     add("--power-of-two", action="store_true", help="activation scales as powers of two")
     add("--no-equalise", action="store_true", help="no cross-layer equalisation of weights")
     add("--no-bias-correction", action="store_true", help="no correction of biases for the weights' rounding")
+    if not budget:
+        return
     add(
         "--max-drop",
         type=float,

@@ -23,9 +23,11 @@ from gradseg.calibration.quantise import count_quantised, is_quantised
 from gradseg.calibration.ranges import RangesFile
 from gradseg.calibration.repair import equalised
 from gradseg.calibration.sources import DATA_SPECS, default_source, other_scenes
+from gradseg.calibration.targets import NATIVE, OPENVINO, TARGETS
 from gradseg.data.specs import open_data
 from gradseg.export import verify
 from gradseg.export.inputs import Loaded
+from gradseg.export.native_form import native_form
 from gradseg.export.passes.dense_groups import dense_groups
 from gradseg.export.passes.rows_head import rows_head
 from gradseg.export.qat_onnx import int8_from_qat
@@ -53,7 +55,7 @@ def cpu_form(model: Any) -> Any:
 
 def form_for(target: str) -> Optional[Callable[[Any], Any]]:
     """What to rewrite a model with before it is quantised for a target."""
-    return cpu_form if target == "cpu" else None
+    return {"cpu": cpu_form, NATIVE.name: native_form}.get(target)
 
 
 def int8_from_stored(model: Any, stored: Mapping[str, Any]) -> Any:
@@ -90,7 +92,7 @@ def settings_from(args: argparse.Namespace, target: str, method: str) -> Setting
         method,
         args.calib_frames,
         args.power_of_two,
-        target == "cpu" and reduces_range(getattr(args, "reduce_range", "off")),
+        target in ("cpu", OPENVINO.name) and reduces_range(getattr(args, "reduce_range", "off")),
         equalise=not args.no_equalise,
         bias_correction=not args.no_bias_correction,
     )
@@ -185,9 +187,10 @@ def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
 
 def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: Mapping[str, Any]) -> Int8:
     if stored.get("target") != target:
+        tune = f", or fine-tune for this target: python train/finetune.py CKPT --target {target}"
         raise GradsegError(
             f"{args.model}: was fine-tuned for INT8 of target {stored.get('target')}, not {target}; give its base "
-            "checkpoint, or fine-tune for this target: python train/finetune.py CKPT --target " + target
+            f"checkpoint{tune if target in TARGETS else ''}"
         )
     for name in ("ranges", "calib", "max_drop"):
         if getattr(args, name) is not None:

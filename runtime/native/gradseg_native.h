@@ -18,7 +18,8 @@ enum gs_dtype { GS_U8 = 0, GS_S16 = 1 };
 enum gs_kind {
     GS_CONV = 0,      /* any kernel, stride, dilation, groups; u8 -> u8 or s16 */
     GS_DEPTHWISE = 1, /* 3x3, stride 1, dilation dy = dx; u8 -> u8, same channels */
-    GS_UPSAMPLE = 2,  /* x2 bilinear, half-pixel centres, edges repeated; s16 in eighths of the output's steps -> u8 */
+    GS_UPSAMPLE = 2,  /* x2 bilinear, half-pixel centres, edges repeated; s16 in eighths of the output's steps -> u8:
+                       * first rows, (3 * near + far + 2) >> 2, then columns, (3 * near + far + 16) >> 5 */
     GS_POOL = 3,      /* 2x2 stride-2 maximum, then value = max * scale[c] + bias[c]; u8 -> u8 */
     GS_HEAD = 4,      /* float32 logits of a kh x kw = 1x1 convolution or 2x2 stride-2 deconvolution, argmax -> labels */
     GS_ADD = 5        /* value = in * scale[0] + bias[0] + residual * residual_scale; u8, u8 -> u8 */
@@ -60,4 +61,7 @@ void gs_run(gs_plan *plan, const uint8_t *frame, int64_t frame_stride, uint8_t *
 /* Copies a tensor's interior out (height, width, channels), for tests; after gs_run. Tensors that were fused away: -1. */
 int32_t gs_read(const gs_plan *plan, int32_t tensor, void *out);
 void gs_destroy(gs_plan *plan);
+/* What the best instructions reach without touching memory: runs `rounds` rounds of 12 independent float32
+ * multiply-adds (kind 0) or INT8 dot products (kind 1) and returns how many multiply-accumulates those were. */
+int64_t gs_peak(int32_t kind, int64_t rounds);
 #endif

@@ -58,6 +58,8 @@ typedef struct {
     /* count bytes, a multiple of 16: in * scale + bias + residual * residual_scale. */
     void (*add)(const uint8_t *in, const uint8_t *residual, float scale, float bias, float residual_scale, uint8_t *out,
                 int32_t count);
+    /* see gs_peak */
+    int64_t (*peak)(int32_t kind, int64_t rounds);
 } gs_kernels;
 
 /* What this compiler can build. */

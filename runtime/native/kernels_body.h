@@ -538,4 +538,38 @@ static void add(const uint8_t *in, const uint8_t *residual, float scale, float b
     }
 }
 
-const gs_kernels KERNELS = {KERNELS_NAME, LANES, available, conv_pixels, depthwise, upsample, head_row, pool, add};
+#define TWELVE(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
+#define PEAK_F(i) F f##i = F_SET((float)i);
+#define PEAK_V(i) V v##i = V_SET32(i);
+#define PEAK_FMA(i) f##i = F_FMA(f##i, half, half);
+#define PEAK_DOT(i) v##i = V_DOT(v##i, u, s);
+#define PEAK_OUT(i) V_STORE(sink + i * BLOCK, v##i);
+#define PEAK_OUT_F(i) memcpy(sink + i * BLOCK, &f##i, sizeof f##i);
+
+static int64_t peak(int32_t kind, int64_t rounds) {
+    volatile int32_t seed = 0x01010101;
+    uint8_t sink[12 * BLOCK];
+    int32_t rest = 0;
+    int64_t done = 0;
+    if (kind == 0) {
+        const F half = F_SET(0.5f * (float)(seed != 0));
+        TWELVE(PEAK_F)
+        for (int64_t n = 0; n < rounds; n++) {
+            TWELVE(PEAK_FMA)
+            done += 12 * 4 * LANES;
+        }
+        TWELVE(PEAK_OUT_F)
+    } else {
+        const V u = V_SET32(seed), s = V_SET32(seed);
+        TWELVE(PEAK_V)
+        for (int64_t n = 0; n < rounds; n++) {
+            TWELVE(PEAK_DOT)
+            done += 12 * BLOCK;
+        }
+        TWELVE(PEAK_OUT)
+    }
+    for (size_t i = 0; i < sizeof sink; i++) rest |= sink[i]; /* so that nothing is left out */
+    return rest == seed ? done + 1 : done;
+}
+
+const gs_kernels KERNELS = {KERNELS_NAME, LANES, available, conv_pixels, depthwise, upsample, head_row, pool, add, peak};

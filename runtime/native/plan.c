@@ -211,6 +211,11 @@ int32_t gs_read(const gs_plan *plan, int32_t tensor, void *out) {
     return gs_read_tensor(&plan->program, tensor, out);
 }
 
+int64_t gs_peak(int32_t kind, int64_t rounds) {
+    const gs_kernels *kernels = kernels_for(NULL);
+    return kernels ? kernels->peak(kind, rounds) : 0;
+}
+
 void gs_destroy(gs_plan *plan) {
     if (!plan) return;
     gs_team_destroy(plan->team);

@@ -97,26 +97,40 @@ static const char *lay_out(gs_program *program) {
 
 /* ---- packing ---- */
 
-/* The channels of the input that a vector's output channels need, from `start` to `end`, multiples of 4. */
-static void span_of(const gs_op *op, int32_t first, int32_t channels, int32_t stored, int32_t *start, int32_t *end) {
-    const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
-    int32_t last = first + channels - 1;
-    if (last >= op->cout) last = op->cout - 1;
-    if (op->groups == 1 || first >= op->cout) {
-        *start = 0;
-        *end = op->groups == 1 ? gs_up_to(op->cin, 4) : 4;
-    } else {
-        *start = first / group_out * group_in / 4 * 4;
-        *end = gs_up_to((last / group_out + 1) * group_in, 4);
-    }
-    if (*end > stored) *end = stored;
-}
-
 /* Where a convolution's weight lies, -1 where there is none and 0 belongs. */
 static int64_t weight_index(const gs_op *op, int32_t out, int32_t in, int32_t i, int32_t j) {
     const int32_t group_in = op->cin / op->groups, group_out = op->cout / op->groups;
     if (out >= op->cout || in >= op->cin || j >= op->kw || in / group_in != out / group_out) return -1;
     return (((int64_t)out * op->kh + i) * op->kw + j) * group_in + in % group_in;
+}
+
+/* The channels of the input that some of a vector's output channels have a weight for that is not 0, from `start` to `end`,
+ * multiples of 4. Other than groups, this also finds what folded channel shuffles leave unused. */
+static void span_of(const gs_op *op, int32_t first, int32_t channels, int32_t *start, int32_t *end) {
+    int32_t lowest = op->cin, highest = -1;
+    for (int32_t out = first; out < first + channels && out < op->cout; out++)
+        for (int32_t in = 0; in < op->cin; in++)
+            for (int32_t tap = 0; tap < op->kh * op->kw; tap++) {
+                const int64_t at = weight_index(op, out, in, tap / op->kw, tap % op->kw);
+                if (at < 0 || !((const int8_t *)op->weight)[at]) continue;
+                if (in < lowest) lowest = in;
+                if (in > highest) highest = in;
+            }
+    *start = highest < 0 ? 0 : lowest / 4 * 4;
+    *end = highest < 0 ? 4 : gs_up_to(highest + 1, 4);
+}
+
+/* Vectors whose inputs lie within one span begin to read at the same place. */
+static void share(int32_t *starts, int32_t *ends, int32_t count, int32_t span) {
+    int32_t start = starts[0], end = ends[0];
+    for (int32_t v = 1; v < count; v++) {
+        if (starts[v] < start) start = starts[v];
+        if (ends[v] > end) end = ends[v];
+    }
+    for (int32_t v = 0; end - start <= span && v < count; v++) {
+        starts[v] = start;
+        ends[v] = end;
+    }
 }
 
 static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op) {
@@ -133,16 +147,26 @@ static const char *pack_conv(gs_program *program, gs_step *step, const gs_op *op
     conv->blocks = gs_up_to(conv->cout, width) / width;
     int32_t *deltas = own(program, (size_t)conv->blocks * 4 * sizeof *deltas);
     if (!deltas) return GS_NO_MEMORY;
-    int32_t span = 4;
+    int32_t *ends = own(program, (size_t)conv->blocks * 4 * sizeof *ends), span = 4;
+    if (!ends) return GS_NO_MEMORY;
+    for (int32_t at = 0; at < 4 * conv->blocks; at++) {
+        if (from_frame)
+            ends[at] = stored;
+        else
+            span_of(op, at / 4 * width + (conv->narrow ? 0 : at % 4 * vector), vector, &deltas[at], &ends[at]);
+        if (ends[at] - deltas[at] > span) span = ends[at] - deltas[at];
+    }
     conv->distinct = 1;
-    for (int32_t b = 0; b < conv->blocks; b++)
-        for (int32_t v = 0; v < 4; v++) {
-            int32_t start = 0, end = stored;
-            if (!from_frame) span_of(op, b * width + (conv->narrow ? 0 : v * vector), vector, stored, &start, &end);
-            deltas[4 * b + v] = start;
-            if (end - start > span) span = end - start;
-            if (v && deltas[4 * b + v] != deltas[4 * b + v - 1]) conv->distinct = v == 2 && conv->distinct < 4 ? 2 : 4;
-        }
+    for (int32_t b = 0; b < conv->blocks; b++) {
+        int32_t *delta = deltas + 4 * b, *end = ends + 4 * b;
+        share(delta, end, 2, span);
+        share(delta + 2, end + 2, 2, span);
+        share(delta, end, 4, span);
+        if (delta[0] != delta[1] || delta[2] != delta[3])
+            conv->distinct = 4;
+        else if (delta[0] != delta[2] && conv->distinct < 2)
+            conv->distinct = 2;
+    }
     conv->deltas = deltas;
     const int32_t rows = op->kh, columns = from_frame ? 1 : op->kw, per_tap = span / 4;
     conv->steps = rows * columns * per_tap;

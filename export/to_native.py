@@ -1,0 +1,68 @@
+"""Makes a program of GradSeg's own INT8 engine for CPUs from a checkpoint or an ONNX file, calibrated on real frames.
+
+python export/to_native.py ckpt.pth --calib camvid:DIR -o m.gsn
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+from gradseg.export.inputs import (
+    add_calibration_arguments,
+    add_model_arguments,
+    check_out,
+    load_any,
+    need_packages,
+    size_text,
+)
+from gradseg.models.errors import GradsegError, run_main
+
+SUFFIX = ".gsn"
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    add_calibration_arguments(parser, budget=False)
+    parser.add_argument("--threads", type=int, help="CPU threads; by default one for each core")
+    return parser.parse_args(argv, argparse.Namespace(max_drop=None))
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    out = Path(args.out) if args.out else Path(args.model).with_suffix(SUFFIX)
+    check_out(args.model, out, (SUFFIX,))
+    need_packages(args.model, "onnx", "onnxruntime")
+    from gradseg.export.int8 import int8_for
+    from gradseg.export.native_lower import native_program
+    from gradseg.models.files import atomic_path
+
+    loaded = load_any(args)
+    made = int8_for(loaded, args, "native")
+    program = native_program(made.model)
+    with atomic_path(out) as temporary:
+        program.save(temporary)
+        lines = _compared(temporary, loaded, made, args)
+    height, width = loaded.spec.input_hw
+    print(f"wrote {out}: {size_text(out)}, {height}x{width}, int8, {len(program.ops)} operators")
+    for line in [*lines, *made.lines]:
+        print(line)
+    return 0
+
+
+def _compared(path: Path, loaded: Any, made: Any, args: argparse.Namespace) -> List[str]:
+    """The program's labels against its Q/DQ model's and FP32's, as lines; what it was not compared with is said."""
+    from gradseg.export.native_verify import compared
+
+    try:
+        return compared(path, loaded, made, args)
+    except GradsegError as error:
+        if error.exit_code != 3:
+            raise
+        return [f"built, not run: {error}"]
+
+
+if __name__ == "__main__":
+    run_main(main)
