@@ -33,6 +33,7 @@ CHECKS: Tuple[Callable[[Facts], List[Finding]], ...] = (
     doctor_checks.check_numpy,
     doctor_checks.check_opencv,
     doctor_checks.check_onnxruntime,
+    doctor_checks.check_openvino,
     doctor_gpu_checks.check_driver,
     doctor_gpu_checks.check_tensorrt,
     doctor_gpu_checks.check_cuda,
@@ -58,7 +59,10 @@ def check_engine(system: System, path: Path) -> Finding:
         return Finding(what, f"{answer['backend']}, {answer['device']}, {answer['precision']}, {width}x{height}")
     error = str(answer["error"])
     lacking = f"mend what is missing for {path.suffix}, see above" if answer.get("exit_code") == 3 else ""
-    fix = lacking or "copy it here again, or export it again: python export/to_onnx.py CKPT"
+    again = "copy it here again, or export it again: python export/to_onnx.py CKPT"
+    if path.suffix == ".xml":
+        again = "copy it here again with its .bin, or export it again: python export/to_openvino.py CKPT"
+    fix = lacking or again
     if "--rebuild" in error:  # the plan's manifest says what differs
         error, _, command = error.partition(" Rebuild: ")
         fix = command or f"python export/to_trt.py --rebuild {path}"

@@ -33,6 +33,7 @@ OPENCV_PACKAGES = (
     "opencv-contrib-python-headless",
 )
 OLDEST_PYTHON, OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ORT = (3, 8), (1, 17), (4, 2), (1, 14)
+OLDEST_OPENVINO = (2024,)
 FUSES_FLOAT_BIASES = (1, 20)  # README: 1.19 runs our INT8 graphs slower than FP32
 NUMPY_WITHOUT_BOOL = (1, 24)  # https://github.com/NVIDIA/TensorRT/issues/2557
 LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 1 << 30  # bytes
@@ -179,6 +180,20 @@ def check_onnxruntime(facts: Facts) -> List[Finding]:
         fix = pip(facts, f"install -U {beside_jetpack(facts, f'{keep}>=1.20')}") if newer else ""
         return [Finding("ONNX Runtime", found, NOTE, why + ("" if newer else " (Python 3.8 has no newer one)"), fix)]
     return [Finding("ONNX Runtime", found)]
+
+
+def check_openvino(facts: Facts) -> List[Finding]:
+    """Only .xml files need it. What it computes in decides whether bf16 and INT8 are worth a try."""
+    module = facts.modules["openvino"]
+    if module.missing:
+        return [Finding("OpenVINO", "none", OK, "only .xml files need it")]
+    if not module.works:
+        return [_cannot_import("OpenVINO", module, pip(facts, "install --force-reinstall openvino"), NOTE)]
+    types = [name for name in module.extra.get("types", []) if name in ("FP32", "FP16", "BF16", "INT8")]
+    found = f"{module.version} ({', '.join(sorted(types))})" if types else str(module.version)
+    if numbers(module.version) < OLDEST_OPENVINO:
+        return [Finding("OpenVINO", found, NOTE, "tried with 2024.0 and newer only", pip(facts, "install -U openvino"))]
+    return [Finding("OpenVINO", found)]
 
 
 def check_torch(facts: Facts) -> List[Finding]:

@@ -32,6 +32,7 @@ def kinds(facts: Facts) -> List[Kind]:
     found = [
         Kind(".plan", _tensorrt_name(facts), tuple(base + gpu + _plan_missing(facts))),
         Kind(".onnx", "ONNX Runtime on the CPU", tuple(base + _ort_missing(facts))),
+        Kind(".xml", "OpenVINO on the CPU", tuple(base + _openvino_missing(facts))),
     ]
     for word, option in (("CUDA", "cuda"), ("Tensorrt", "tensorrt")):
         missing = base + gpu + _ort_missing(facts) + _provider_missing(facts, f"{word}ExecutionProvider")
@@ -89,6 +90,10 @@ def _plan_missing(facts: Facts) -> List[str]:
 def _ort_missing(facts: Facts) -> List[str]:
     module = facts.modules["onnxruntime"]
     return [] if module.works and numbers(module.version) >= OLDEST_ORT else ["ONNX Runtime 1.14 or newer"]
+
+
+def _openvino_missing(facts: Facts) -> List[str]:
+    return [] if facts.modules["openvino"].works else ["OpenVINO (openvino)"]
 
 
 def _provider_missing(facts: Facts, provider: str) -> List[str]:

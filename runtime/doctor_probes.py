@@ -65,6 +65,15 @@ def probe_onnxruntime() -> Dict[str, Any]:
     return found
 
 
+def probe_openvino() -> Dict[str, Any]:
+    """OpenVINO, and the float and integer types that it computes in on this CPU."""
+    runtime = importlib.import_module("openvino")
+    found = module_facts(runtime)
+    found["version"] = str(found["version"]).partition("-")[0]  # "2026.4.1-22982-e213a147257-releases/2026/4"
+    found["types"] = [str(name) for name in runtime.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+    return found
+
+
 def probe_tensorrt() -> Dict[str, Any]:
     """TensorRT's Python module and the library that it brought into this process."""
     found = module_facts(importlib.import_module("tensorrt"))
@@ -196,6 +205,7 @@ PROBES: Dict[str, Callable[[], Dict[str, Any]]] = {
     "numpy": probe_numpy,
     "cv2": probe_cv2,
     "onnxruntime": probe_onnxruntime,
+    "openvino": probe_openvino,
     "tensorrt": probe_tensorrt,
     "tensorrt_rtx": probe_tensorrt_rtx,
     "cuda": probe_cuda,

@@ -24,7 +24,7 @@ COMMAND_S = 10.0
 PROBE_S = 90.0  # `import torch` from a cold SD card
 SUPPRESSED = (OSError, ValueError)
 # pip's packages that matter here, by the beginning of their names
-PACKAGES = ("numpy", "opencv-", "onnxruntime", "tensorrt", "cuda-", "pycuda", "torch", "gradseg", "rich")
+PACKAGES = ("numpy", "opencv-", "onnxruntime", "openvino", "tensorrt", "cuda-", "pycuda", "torch", "gradseg", "rich")
 
 
 class System:

@@ -16,7 +16,9 @@ from gradseg.runtime.manifest import check_present
 MAX_THREADS = 1024
 PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
 PLANS = (".plan", ".engine")
-SUFFIXES = ".onnx (ONNX Runtime), .pth (PyTorch), .plan or .engine (TensorRT)"
+SUFFIXES = (
+    ".onnx (ONNX Runtime), .xml (OpenVINO), .gsn (GradSeg's own kernels), .pth (PyTorch), .plan or .engine (TensorRT)"
+)
 
 
 class Engine(Protocol):
@@ -48,13 +50,18 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Overlapping(Protocol):
-    """What an engine has that can take the next batch while it works on one: at most two are under way."""
+class Staged(Protocol):
+    """What an engine has that would copy what it is given to memory of its own. Others compute on the given array."""
 
     @property
     def staging(self) -> np.ndarray[Any, Any]:
-        """uint8 (batch, h, w, 3) to preprocess the next batch into, which then is not copied again."""
+        """uint8 (batch, h, w, 3) to preprocess the next batch into, which then is not copied again; asked each time."""
         ...
+
+
+@runtime_checkable
+class Overlapping(Staged, Protocol):
+    """What an engine has that can take the next batch while it works on one: at most two are under way."""
 
     def begin(self, batch: np.ndarray[Any, Any]) -> None:
         """Starts a batch and returns."""
@@ -63,6 +70,11 @@ class Overlapping(Protocol):
     def finish(self) -> np.ndarray[Any, Any]:
         """Waits for the labels of the batch begun first; valid until the next `begin`."""
         ...
+
+
+def staged(engine: Engine) -> Optional[Staged]:
+    """The engine, if it is one of those; asked once, when nothing is under way yet."""
+    return engine if isinstance(engine, Staged) else None
 
 
 def overlapping(engine: Engine) -> Optional[Overlapping]:
@@ -80,7 +92,7 @@ def open_engine(
     """Opens an engine file; its suffix picks the backend, which is imported only now.
 
     Args:
-        path: .onnx, .pth, .plan or .engine.
+        path: .onnx, .xml (its .bin beside it), .gsn, .pth, .plan or .engine.
         threads: CPU threads for the network; None: the backend's usual number. Ignored by GPU backends.
         spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
         provider: of ONNX Runtime, for an .onnx: "cpu" (also with None), "cuda" or "tensorrt".
@@ -101,10 +113,18 @@ def open_engine(
         from gradseg.runtime.ort_engine import OrtEngine
 
         return OrtEngine(found, threads, spec, provider or "cpu")
-    if provider is not None and suffix in (".pth", *PLANS):
+    if provider is not None and suffix in (".xml", ".gsn", ".pth", *PLANS):
         raise GradsegError(
             f"--provider {provider}: is for .onnx files, which ONNX Runtime runs; leave it out for {found}"
         )
+    if suffix == ".xml":
+        from gradseg.runtime.ov_engine import OvEngine
+
+        return OvEngine(found, threads, spec)
+    if suffix == ".gsn":
+        from gradseg.runtime.native_engine import NativeEngine
+
+        return NativeEngine(found, threads, spec)
     if suffix == ".pth":
         from gradseg.runtime.torch_engine import TorchEngine
 

@@ -17,6 +17,7 @@ BLOCKED = (
     "torch",
     "onnx",
     "onnxruntime",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
     "tensorrt_rtx_bindings",

@@ -1,0 +1,68 @@
+"""Makes an OpenVINO IR (.xml and .bin) from a checkpoint or an ONNX file: FP32, half precision, or INT8.
+
+python export/to_openvino.py ckpt.pth --precision int8 --calib camvid:DIR -o m.xml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from gradseg.export.inputs import (
+    add_calibration_arguments,
+    add_model_arguments,
+    check_out,
+    load_any,
+    need_packages,
+    size_text,
+)
+from gradseg.models.errors import run_main
+from gradseg.models.files import check_writable
+from gradseg.runtime.engine import check_threads
+from gradseg.runtime.ov_files import weights_of
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        help="what OpenVINO computes in; bf16 and fp16 only where the CPU has them, else float32",
+    )
+    add_calibration_arguments(parser)
+    parser.add_argument(
+        "--reduce-range",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads for the verification; by default one for each core")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    check_threads(args.threads)
+    out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.xml")
+    check_out(args.model, out, (".xml",))
+    check_writable(weights_of(out))
+    need_packages(args.model, "onnx", "onnxruntime", "openvino")
+    from gradseg.export.openvino_ir import write_ir
+    from gradseg.export.openvino_make import openvino_model
+
+    loaded = load_any(args)
+    made = openvino_model(loaded, args)
+    write_ir(made.model, out, made.hint)
+    height, width = loaded.spec.input_hw
+    weights = weights_of(out)
+    print(f"wrote {out}: {size_text(out)}, and {weights}: {size_text(weights)}, {height}x{width}, {args.precision}")
+    for line in made.lines:
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
