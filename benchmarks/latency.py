@@ -20,8 +20,8 @@ from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import refuse_inputs, write_json
 from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, overlapping, read_spec
-from gradseg.runtime.preprocess import Preprocessor, resize_labels
+from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec, staged
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor
 
 STAGES = ("preprocess", "infer", "postprocess")
 TURN, SETTLE = 10, 3  # timed frames of a turn, untimed ones before them
@@ -32,8 +32,8 @@ class Timed:
     """One engine with its buffers and the nanoseconds measured so far, (samples, stages)."""
 
     def __init__(self, engine: Engine, frame_hw: Sequence[int]) -> None:
-        self.engine, self.staged = engine, overlapping(engine)
-        self.preprocess = Preprocessor(engine.frame_hw)
+        self.engine, self.staged = engine, staged(engine)
+        self.preprocess, self.resize = Preprocessor(engine.frame_hw), LabelResizer()
         self.batch: np.ndarray[Any, Any] = np.empty((engine.batch, *engine.frame_hw, 3), np.uint8)
         self.labels: np.ndarray[Any, Any] = np.empty((engine.batch, int(frame_hw[0]), int(frame_hw[1])), np.uint8)
         self.samples: List[Sequence[int]] = []
@@ -42,14 +42,17 @@ class Timed:
         """Runs one batch of a frame, uint8 BGR (H, W, 3), repeated; keeps its stage times if asked."""
         clock = time.perf_counter_ns
         begin = clock()
-        batch = self.batch if self.staged is None else self.staged.staging
-        for index in range(len(batch)):
-            self.preprocess(frame, batch[index : index + 1])
+        if self.staged is None and self.engine.batch == 1:
+            batch = self.preprocess.shared(frame)
+        else:
+            batch = self.batch if self.staged is None else self.staged.staging
+            for index in range(len(batch)):
+                self.preprocess(frame, batch[index : index + 1])
         prepared = clock()
         labels = self.engine.infer(batch)
         inferred = clock()
         for small, large in zip(labels, self.labels):
-            resize_labels(small, large.shape, large)
+            self.resize(small, (large.shape[0], large.shape[1]), large)
         done = clock()
         if keep:
             self.samples.append((prepared - begin, inferred - prepared, done - inferred))
@@ -136,12 +139,12 @@ def _opened(path: str, arguments: argparse.Namespace, spec: Optional[ModelSpec])
 def _report(engines: Sequence[Engine], arguments: argparse.Namespace) -> int:
     frame_hw = parse_size(arguments.frame_size) if arguments.frame_size else engines[0].frame_hw
     rows = measure(engines, frame_hw, arguments.warmup, arguments.samples)
-    print(f"{'engine':<32}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'FPS':>8}")
+    columns = [*(f"{name} ms" for name in ("p50", "p90", "p99")), "FPS", *STAGES]
+    print(f"{'engine':<32}{'precision':>10}" + "".join(name.rjust(12) for name in columns))
     for row in rows:
-        name = Path(row["engine"]).name
-        print(
-            f"{name:<32}{row['precision']:>10}{row['p50_ms']:>9.2f}{row['p90_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['fps']:>8.1f}"
-        )
+        figures = [row["p50_ms"], row["p90_ms"], row["p99_ms"], row["fps"], *row["stages_p50_ms"].values()]
+        cells = "".join(f"{value:12.2f}" for value in figures)
+        print(f"{Path(row['engine']).name:<32}{row['precision']:>10}{cells}")
     if arguments.json:
         known = conditions(threads=engines[0].threads, warmup=arguments.warmup, frame_hw=list(frame_hw))
         write_json(arguments.json, {"engines": rows, "conditions": known})

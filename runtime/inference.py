@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from gradseg.runtime.engine import Engine, overlapping
-from gradseg.runtime.preprocess import Preprocessor, resize_labels
+from gradseg.runtime.engine import Engine, overlapping, staged
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor
 
 
 @dataclass
 class Slot:
     """One frame on its way. Buffers are kept from frame to frame. Times in nanoseconds of `time.perf_counter_ns`.
 
-    begun: when the engine was given the frame. infer: from then until its labels were there; where two frames are under
-    way, the other's share is in it.
+    captured: when capture had finished. wait: from then until inference took the frame; with a file that is the time by
+    which capture is ahead. begun: when the engine was given the frame. infer: from then until its labels were there;
+    where two frames are under way, the other's share is in it.
     """
 
     frame: Any = None
@@ -25,6 +26,8 @@ class Slot:
     index: int = 0
     t_capture: int = 0
     capture: int = 0
+    captured: int = 0
+    wait: int = 0
     preprocess: int = 0
     begun: int = 0
     infer: int = 0
@@ -35,13 +38,16 @@ class Slot:
 class Inference:
     """What the inference thread does with a slot: its frame, uint8 BGR (H, W, 3), becomes labels, uint8 (H, W).
 
+    frame_hw: (height, width) of the frames that are to be expected; others are taken as well.
     overlaps: `start` of a slot may come before `finish` of the one before; else only `run` is used.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._staged = engine, overlapping(engine)
-        self._preprocess = Preprocessor(engine.frame_hw)
-        self.overlaps = self._staged is not None
+    def __init__(self, engine: Engine, frame_hw: Tuple[int, int]) -> None:
+        self._engine, self._staged, self._overlapping = engine, staged(engine), overlapping(engine)
+        self._preprocess, self._resize = Preprocessor(engine.frame_hw), LabelResizer()
+        self._preprocess.expect(frame_hw)
+        self._resize.expect(engine.frame_hw, frame_hw)
+        self.overlaps = self._overlapping is not None
 
     def run(self, slot: Slot) -> None:
         """All of it."""
@@ -49,21 +55,24 @@ class Inference:
 
     def start(self, slot: Slot) -> None:
         """Gives the engine the frame; at most one slot before it may be unfinished."""
-        assert self._staged is not None
-        self._staged.begin(self._prepared(slot))
+        assert self._overlapping is not None
+        self._overlapping.begin(self._prepared(slot))
 
     def finish(self, slot: Optional[Slot]) -> None:
         """Waits for the labels of the slot started first; None throws them away."""
-        assert self._staged is not None
-        labels = self._staged.finish()
+        assert self._overlapping is not None
+        labels = self._overlapping.finish()
         if slot is not None:
             self._keep(slot, labels)
 
     def _prepared(self, slot: Slot) -> np.ndarray[Any, Any]:
         begin = time.perf_counter_ns()
-        batch = self._preprocess(slot.frame, None if self._staged is None else self._staged.staging)
+        if self._staged is not None:
+            batch = self._preprocess(slot.frame, self._staged.staging)
+        else:
+            batch = self._preprocess.shared(slot.frame)
         slot.begun = time.perf_counter_ns()
-        slot.preprocess = slot.begun - begin
+        slot.wait, slot.preprocess = begin - slot.captured, slot.begun - begin
         return batch
 
     def _keep(self, slot: Slot, labels: np.ndarray[Any, Any]) -> None:
@@ -72,6 +81,6 @@ class Inference:
         frame_hw = (int(slot.frame.shape[0]), int(slot.frame.shape[1]))
         if slot.labels is None or slot.labels.shape != frame_hw:
             slot.labels = np.empty(frame_hw, np.uint8)
-        resize_labels(labels[0], frame_hw, slot.labels)
+        self._resize(labels[0], frame_hw, slot.labels)
         end = time.perf_counter_ns()
         slot.infer, slot.postprocess, slot.total = inferred - slot.begun, end - inferred, end - slot.t_capture

@@ -5,6 +5,7 @@ Five or six frame slots go round between them; nothing else is allocated per fra
 
     free ──capture──▶ ready ──inference──▶ done ──overlay, sinks──▶ free
 
+Without a sink frames go from inference straight to `free`.
 A live source never waits: if `ready` still holds a frame, the newer one takes its place and the older counts as
 dropped. Any other source waits for room, so that nothing is lost. A slow sink slows inference down, not capture.
 
@@ -21,13 +22,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from gradseg.models.errors import GradsegError
 from gradseg.runtime.channels import Channel, Signals, Stop
 from gradseg.runtime.engine import Engine
 from gradseg.runtime.inference import Inference, Slot
+from gradseg.runtime.outcome import CpuTimes, Outcome, exit_code_of, opencv_beside
 from gradseg.runtime.overlay import Overlay
 from gradseg.runtime.report import STAGES, Latencies
 from gradseg.runtime.sinks import Sink
@@ -36,31 +36,6 @@ from gradseg.runtime.sources import Source
 SLOTS = 5  # one each: being captured, ready, in inference, done, being written; one more if two are in inference
 POLL_S = 0.1  # how often the waiting main thread looks at limits
 GRACE_S = 3.0  # how long a source may take to come back from its last read
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    error: what ended it, if something broke; its kind decides the exit code. hung: threads that did not come back,
-    whose source or engine must not be closed under them.
-    """
-
-    frames_in: int = 0
-    frames_done: int = 0
-    frames_dropped: int = 0
-    duration_s: float = 0.0
-    reason: str = ""
-    exit_code: int = 0
-    error: Optional[BaseException] = None
-    warnings: List[str] = field(default_factory=list)
-    hung: List[str] = field(default_factory=list)
-    latency_ms: Dict[str, Dict[str, Optional[float]]] = field(default_factory=dict)
-
-    @property
-    def fps(self) -> float:
-        """Frames through the whole loop per second of wall time."""
-        return self.frames_done / self.duration_s if self.duration_s > 0 else 0.0
 
 
 class VideoLoop:
@@ -87,7 +62,7 @@ class VideoLoop:
         self.engine, self.source, self.sinks = engine, source, list(sinks)
         self._overlay = overlay if any(sink.wants_image for sink in sinks) else None
         self._max_frames, self._duration_s, self._on_frame = max_frames, duration_s, on_frame
-        self._inference = Inference(engine)
+        self._inference = Inference(engine, (int(source.size_hw[0]), int(source.size_hw[1])))
         self._ahead = self._inference.overlaps and not source.live
         self.stop = Stop()
         self.outcome = Outcome()
@@ -96,6 +71,7 @@ class VideoLoop:
         self._free: Channel[Slot] = Channel(slots)
         self._ready: Channel[Slot] = Channel(1)
         self._done: Channel[Slot] = Channel(1)
+        self._cpu = CpuTimes()
         self._reading, self._hurry, self._late = False, False, 0
         # not Thread.is_alive: before Python 3.13 an interrupted join makes a running thread look ended
         self._over = {"capture": threading.Event(), "inference": threading.Event()}
@@ -107,7 +83,8 @@ class VideoLoop:
 
         SIGINT, SIGTERM and SIGHUP end the run politely while it lasts, if this is the process's main thread.
         """
-        with Signals(self.stop) as signals:
+        with Signals(self.stop) as signals, opencv_beside(self.engine):
+            self._cpu.start()
             started = time.perf_counter_ns()
             self._deadline = None if self._duration_s is None else started + int(self._duration_s * 1e9)
             for stage, work, name in (("source", self._capture, "capture"), ("inference", self._infer, "inference")):
@@ -116,6 +93,7 @@ class VideoLoop:
                 self._stage("sink", self._drain)
                 self.outcome.duration_s = (time.perf_counter_ns() - started) / 1e9
                 self._wait()
+                self._cpu.stop()
             except KeyboardInterrupt:  # another Ctrl-C while the stages end: what is written is kept all the same
                 self.stop.request("SIGINT", 130)
             finally:
@@ -130,21 +108,15 @@ class VideoLoop:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 a thread's exception has nobody else to tell
-            code = (
-                error.exit_code
-                if isinstance(error, GradsegError)
-                else 130
-                if isinstance(error, KeyboardInterrupt)
-                else 1
-            )
             self._hurry = self._hurry or isinstance(error, KeyboardInterrupt)
-            self._fail(f"{name}: {str(error) or type(error).__name__}", code, error)
+            self._fail(f"{name}: {str(error) or type(error).__name__}", error)
             if name != "source":  # frames before a broken source are good: they are finished
                 self._ready.abort()
                 self._free.abort()
             if name == "sink":
                 self._done.abort()
         finally:
+            self._cpu.thread_ends(name)
             if name == "source":
                 self._ready.close()
                 self._over["capture"].set()
@@ -152,8 +124,8 @@ class VideoLoop:
                 self._done.close()
                 self._over["inference"].set()
 
-    def _fail(self, what: str, code: int, error: BaseException) -> None:
-        self.stop.request(what, code, error)
+    def _fail(self, what: str, error: BaseException) -> None:
+        self.stop.request(what, exit_code_of(error), error)
         if self.stop.error is not error:  # something else already ended the run: say this too
             self.outcome.warnings.append(what)
 
@@ -175,7 +147,8 @@ class VideoLoop:
                 self.stop.request("end of source")
                 return
             slot.frame, slot.t_capture = captured
-            slot.capture = time.perf_counter_ns() - slot.t_capture
+            slot.captured = time.perf_counter_ns()
+            slot.capture = slot.captured - slot.t_capture
             slot.index = self.outcome.frames_in
             self.outcome.frames_in += 1
             self._latencies["capture"].add(slot.capture)
@@ -207,7 +180,7 @@ class VideoLoop:
                 return
             self._inference.run(slot)
             taken += 1
-            if not self._done.put(slot):
+            if not self._deliver(slot):
                 return
             if self.source.live and taken == self._max_frames:
                 self.stop.request("max frames")
@@ -226,7 +199,7 @@ class VideoLoop:
                 return
             if under_way is not None:
                 self._inference.finish(under_way)
-                if not self._done.put(under_way):
+                if not self._deliver(under_way):
                     if slot is not None:
                         self._inference.finish(None)  # nobody wants it any more; the engine is left as it was found
                     return
@@ -246,8 +219,15 @@ class VideoLoop:
             if under_way is not None:
                 with contextlib.suppress(RuntimeError):  # an engine that broke lost that frame too
                     self._inference.finish(under_way)
-                    self._done.put(under_way)
+                    self._deliver(under_way)
             raise
+
+    def _deliver(self, slot: Slot) -> bool:
+        """Hands over to the caller's thread; where nothing is drawn or written, that would only cost time."""
+        if self.sinks:
+            return self._done.put(slot)
+        self._write(slot)
+        return self._free.put(slot)
 
     # -- the caller's thread -------------------------------------------------------------------------------------
 
@@ -270,11 +250,17 @@ class VideoLoop:
 
     def _write(self, slot: Slot) -> None:
         begin = time.perf_counter_ns()
-        image = self._overlay(slot.frame, slot.labels) if self._overlay is not None else None
+        image = None
+        if self._overlay is not None:
+            image = self._overlay(slot.frame, slot.labels)
+            drawn = time.perf_counter_ns()
+            self._latencies["overlay"].add(drawn - begin)
+            begin = drawn
         for sink in self.sinks:
             sink.write(image, slot.labels, slot.index, slot.t_capture)
-        self._latencies["sink"].add(time.perf_counter_ns() - begin)
-        for stage in ("preprocess", "infer", "postprocess", "total"):
+        if self.sinks:
+            self._latencies["sink"].add(time.perf_counter_ns() - begin)
+        for stage in ("wait", "preprocess", "infer", "postprocess", "total"):
             self._latencies[stage].add(getattr(slot, stage))
         self.outcome.frames_done += 1
         if self._on_frame is not None:
@@ -291,7 +277,7 @@ class VideoLoop:
             try:
                 sink.close()
             except Exception as error:  # noqa: BLE001 one sink's trouble must not keep the others open
-                self._fail(f"sink: {error}", error.exit_code if isinstance(error, GradsegError) else 1, error)
+                self._fail(f"sink: {error}", error)
 
     def _finish(self) -> None:
         """Closes the source and says how it went."""
@@ -309,3 +295,4 @@ class VideoLoop:
             outcome.warnings.append(self.source.warning)
         outcome.reason, outcome.exit_code, outcome.error = stop.reason or "end of source", stop.code, stop.error
         outcome.latency_ms = {stage: self._latencies[stage].summary() for stage in STAGES}
+        outcome.cpu_ms = self._cpu.per_frame(outcome.frames_done)

@@ -6,13 +6,16 @@ the deployment-form ONNX) or, for a network that is fed directly, to `normalised
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
+from gradseg.runtime.native_frames import frame_resize, label_resize
+
+Size = Tuple[int, int]
 
 
 def check_frame(frame: np.ndarray[Any, Any], where: str = "frame") -> None:
@@ -35,8 +38,28 @@ def check_out(out: np.ndarray[Any, Any], shape: Tuple[int, ...], where: str) -> 
         raise GradsegError(f"{where}: out is {out.dtype} {out.shape}{layout}; needed: contiguous uint8 {shape}")
 
 
+class _ForSizes:
+    """Keeps what `make` gives for a pair of sizes. It is made when the same pair comes again: then more of it will."""
+
+    def __init__(self, make: Callable[[Size, Size], Any]) -> None:
+        self._make, self._made, self._tried = make, None, False  # type: Any, Any, bool
+        self._sizes: Tuple[Size, Size] = ((0, 0), (0, 0))
+
+    def expect(self, from_hw: Size, to_hw: Size) -> None:
+        """Makes it now: that pair will come."""
+        if from_hw != to_hw:
+            self._sizes, self._made, self._tried = (from_hw, to_hw), self._make(from_hw, to_hw), True
+
+    def __call__(self, from_hw: Size, to_hw: Size) -> Any:
+        if (from_hw, to_hw) != self._sizes:
+            self._sizes, self._made, self._tried = (from_hw, to_hw), None, False
+        elif not self._tried:
+            self._made, self._tried = self._make(from_hw, to_hw), True
+        return self._made
+
+
 class Preprocessor:
-    """Frame at any size → batch of one at the network's size.
+    """Frame at any size → batch of one at the network's size. Not thread-safe.
 
     Args:
         input_hw: (height, width) in pixels that the network sees.
@@ -45,6 +68,7 @@ class Preprocessor:
     def __init__(self, input_hw: Tuple[int, int]) -> None:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         self._batch: np.ndarray[Any, Any] = np.empty((1, *self.input_hw, 3), np.uint8)
+        self._native = _ForSizes(frame_resize)
 
     def __call__(self, frame: np.ndarray[Any, Any], out: Optional[np.ndarray[Any, Any]] = None) -> np.ndarray[Any, Any]:
         """uint8 BGR (H, W, 3) → uint8 BGR (1, h, w, 3).
@@ -60,10 +84,23 @@ class Preprocessor:
             check_out(out, self._batch.shape, "preprocessing")
         if frame.shape[:2] == self.input_hw:
             np.copyto(batch[0], frame)
-        else:
+            return batch
+        native = self._native((int(frame.shape[0]), int(frame.shape[1])), self.input_hw)
+        if native is None or not native(frame, batch):
             height, width = self.input_hw
             cv2.resize(frame, (width, height), dst=batch[0], interpolation=cv2.INTER_LINEAR)
         return batch
+
+    def expect(self, frame_hw: Size) -> None:
+        """Gets ready for frames of that size, so that none of them takes longer than the others."""
+        self._native.expect(frame_hw, self.input_hw)
+
+    def shared(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """As a call without `out`, but a frame that has the network's size is not copied: the result is its memory."""
+        check_frame(frame)
+        if frame.shape[:2] == self.input_hw and frame.flags.c_contiguous:
+            return frame[None]
+        return self(frame)
 
 
 def resize_labels(
@@ -84,6 +121,32 @@ def resize_labels(
     else:
         cv2.resize(labels, (width, height), dst=target, interpolation=cv2.INTER_NEAREST_EXACT)
     return target
+
+
+class LabelResizer:
+    """`resize_labels` for labels of one size after the other: faster where the native library is. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._native = _ForSizes(label_resize)
+
+    def expect(self, labels_hw: Size, out_hw: Size) -> None:
+        """Gets ready for labels of that size."""
+        self._native.expect(labels_hw, out_hw)
+
+    def __call__(
+        self, labels: np.ndarray[Any, Any], out_hw: Size, out: Optional[np.ndarray[Any, Any]] = None
+    ) -> np.ndarray[Any, Any]:
+        """See `resize_labels`."""
+        native = None
+        if labels.ndim == 2 and labels.dtype == np.uint8 and labels.flags.c_contiguous and labels.shape != out_hw:
+            native = self._native((labels.shape[0], labels.shape[1]), out_hw)
+        if native is None:
+            return resize_labels(labels, out_hw, out)
+        if out is not None:
+            check_out(out, out_hw, "labels")
+        target = np.empty(out_hw, np.uint8) if out is None else out
+        native(labels, target)
+        return target
 
 
 def normalised_chw(

@@ -9,7 +9,10 @@ from typing import Any, Deque, Dict, List, Optional, TextIO
 
 import numpy as np
 
-STAGES = ("capture", "preprocess", "infer", "postprocess", "sink", "total")
+# capture: reading and decoding. wait: captured, but not yet taken by inference. preprocess: resize to the network's
+# size. postprocess: resize of the labels to frame size. overlay, sink: where there is one. total: from the capture's
+# timestamp to labels at frame size.
+STAGES = ("capture", "wait", "preprocess", "infer", "postprocess", "overlay", "sink", "total")
 
 
 class Latencies:

@@ -16,12 +16,14 @@ from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable, refuse_inputs, write_json
 from gradseg.runtime.conditions import conditions
 from gradseg.runtime.engine import PLANS, PROVIDERS, Engine, open_engine, read_spec
-from gradseg.runtime.loop import Outcome, VideoLoop
+from gradseg.runtime.loop import VideoLoop
+from gradseg.runtime.outcome import Outcome
 from gradseg.runtime.overlay import MODES, Overlay
 from gradseg.runtime.rebuild import open_or_rebuild
 from gradseg.runtime.report import LiveLine, latency_table
 from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, video_fourcc
 from gradseg.runtime.sources import GRAMMAR, Source, open_source
+from gradseg.runtime.streams import two_streams
 
 
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -32,6 +34,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--engine", required=True, help=".onnx, .pth, .plan or .engine")
     add("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file of other origin")
     add("--threads", type=int, help="CPU threads for the network")
+    add("--streams", type=int, choices=(1, 2), default=1, help="2: two frames at once, each with half of the threads")
     add("--provider", choices=PROVIDERS, help="what ONNX Runtime runs an .onnx on (default: cpu)")
     add("--rebuild", action="store_true", help="build a plan that does not fit this machine again, from its ONNX")
     add("--no-cuda-graph", action="store_true", help="enqueue a plan's inference plainly")
@@ -57,6 +60,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         _check_batch(engine)
         overlay = Overlay(engine.spec.palette, *overlay_of_options)
         source = open_source(options.source)
+        if source.live and options.streams > 1:
+            raise GradsegError(f"--streams {options.streams}: is for recordings, {source.name} is live; leave it out")
         _note_size(engine, source)
         outcome = _run(options, engine, source, overlay)
         return _tell(options, engine, source, outcome)
@@ -92,10 +97,13 @@ def _check(options: argparse.Namespace) -> Tuple[str, float]:
 def _open_engine(options: argparse.Namespace) -> Engine:
     spec = read_spec(options.spec) if options.spec else None
 
-    def opened() -> Engine:
-        return open_engine(options.engine, options.threads, spec, options.provider, not options.no_cuda_graph)
+    def opened(threads: Optional[int]) -> Engine:
+        return open_engine(options.engine, threads, spec, options.provider, not options.no_cuda_graph)
 
-    return open_or_rebuild(options.engine, opened) if options.rebuild else opened()
+    def wanted() -> Engine:
+        return opened(options.threads) if options.streams == 1 else two_streams(opened, options.threads)
+
+    return open_or_rebuild(options.engine, wanted) if options.rebuild else wanted()
 
 
 def _check_batch(engine: Engine) -> None:
@@ -174,6 +182,7 @@ def report_of(options: argparse.Namespace, engine: Engine, source: Source, outco
         "precision": engine.precision,
         "provider": getattr(engine, "provider", None),
         "cuda_graph": bool(getattr(engine, "uses_cuda_graph", False)),
+        "streams": getattr(engine, "streams", 1),
         "source": source.name,
         "live": source.live,
         "size_hw": list(source.size_hw),
@@ -185,6 +194,7 @@ def report_of(options: argparse.Namespace, engine: Engine, source: Source, outco
         "duration_s": round(outcome.duration_s, 4),
         "fps": round(outcome.fps, 4),
         "latency_ms": outcome.latency_ms,
+        "cpu_ms_per_frame": outcome.cpu_ms,
         "exit_reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "warnings": outcome.warnings,
@@ -203,6 +213,8 @@ def _tell(options: argparse.Namespace, engine: Engine, source: Source, outcome: 
         f"{outcome.fps:.1f} FPS end to end; ended by: {outcome.reason}"
     )
     print("\n".join(latency_table(outcome.latency_ms)))
+    if outcome.cpu_ms:
+        print("CPU ms per frame: " + ", ".join(f"{name} {value:.2f}" for name, value in outcome.cpu_ms.items()))
     for what, path in (("video", options.save), ("labels", options.labels)):
         if path is not None and outcome.frames_done:
             print(f"{what}: {path}")

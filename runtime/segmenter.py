@@ -9,16 +9,16 @@ import numpy as np
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.engine import open_engine, overlapping
+from gradseg.runtime.engine import open_engine, staged
 from gradseg.runtime.overlay import Overlay
-from gradseg.runtime.preprocess import Preprocessor, resize_labels
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor, resize_labels
 
 
 class Segmenter:
     """A network, opened once and called per frame. Not thread-safe: give each thread its own.
 
     Args:
-        path: .onnx, .pth, .plan or .engine.
+        path: an engine file, see `open_engine`.
         threads: CPU threads for the network; None lets the backend choose.
         spec: for an ONNX file of other origin.
         provider: of ONNX Runtime, for .onnx: "cpu", "cuda" or "tensorrt".
@@ -40,8 +40,8 @@ class Segmenter:
     ) -> None:
         self.engine = open_engine(path, threads, spec, provider)
         self.spec: ModelSpec = self.engine.spec
-        self._staged = overlapping(self.engine)
-        self._preprocess = Preprocessor(self.engine.frame_hw)
+        self._staged = staged(self.engine)
+        self._preprocess, self._resize = Preprocessor(self.engine.frame_hw), LabelResizer()
         self._batch: np.ndarray[Any, Any] = np.empty((self.engine.batch, *self.engine.frame_hw, 3), np.uint8)
         self._overlay = Overlay(self.spec.palette)
 
@@ -61,7 +61,7 @@ class Segmenter:
                 f"{self.engine.name}: takes {self.engine.batch} frames at a time; give them to Segmenter.many(), or "
                 "build it with --batch 1"
             )
-        return resize_labels(self._infer([bgr])[0], (bgr.shape[0], bgr.shape[1]), out)
+        return self._resize(self._infer([bgr])[0], (bgr.shape[0], bgr.shape[1]), out)
 
     def many(self, frames: Sequence[np.ndarray[Any, Any]]) -> List[np.ndarray[Any, Any]]:
         """Exactly `engine.batch` frames, uint8 BGR (H, W, 3), each of any size → uint8 labels (H, W) of each.
@@ -73,6 +73,8 @@ class Segmenter:
         return [resize_labels(each, (bgr.shape[0], bgr.shape[1])) for each, bgr in zip(self._infer(frames), frames)]
 
     def _infer(self, frames: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        if self._staged is None and len(frames) == 1:
+            return self.engine.infer(self._preprocess.shared(frames[0]))
         batch = self._batch if self._staged is None else self._staged.staging
         for index, bgr in enumerate(frames):
             self._preprocess(bgr, batch[index : index + 1])

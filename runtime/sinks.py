@@ -72,6 +72,7 @@ class VideoSink(Sink):
         self.path, self.size_hw, self.fps = Path(path), (int(size_hw[0]), int(size_hw[1])), float(fps)
         # the codecs halve the colour planes: an odd side gets one more row or column, a copy of the last
         self._file_hw = (self.size_hw[0] + self.size_hw[0] % 2, self.size_hw[1] + self.size_hw[1] % 2)
+        self._even: np.ndarray[Any, Any] = np.empty((*self._file_hw, 3), np.uint8)
         self._realtime, self._start_ns = realtime, 0
         self.written, self._full = 0, ""
         fourcc = video_fourcc(self.path)
@@ -114,7 +115,7 @@ class VideoSink(Sink):
         assert self._temporary is not None, "write after close"
         if self._file_hw != self.size_hw:
             below, right = self._file_hw[0] - self.size_hw[0], self._file_hw[1] - self.size_hw[1]
-            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE, dst=self._even)
         for _ in range(self._repeats(t_capture_ns)):
             self._check_space(self._temporary)
             self._writer.write(image)

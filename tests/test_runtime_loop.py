@@ -361,3 +361,55 @@ def test_no_picture_is_drawn_that_nobody_wants() -> None:
 
     outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(3), [LabelsOnly()], Forbidden(SPEC.palette)))
     assert outcome.error is None and outcome.frames_done == 3
+
+
+# -- what a run says about its stages and threads
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_every_stage_is_timed_that_there_is(drawn: bool) -> None:
+    class Labels(ToySink):
+        wants_image = False
+
+    sinks = [ToySink()] if drawn else []
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(9), sinks, Overlay(SPEC.palette)))
+    found = {stage for stage, figures in outcome.latency_ms.items() if figures["p50"] is not None}
+    assert found == set(STAGES) - (set() if drawn else {"overlay", "sink"})
+    labels_only = run_guarded(VideoLoop(ToyEngine(), ToySource(9), [Labels()], Overlay(SPEC.palette)))
+    assert labels_only.latency_ms["overlay"]["p50"] is None and labels_only.latency_ms["sink"]["p50"] is not None
+
+
+def test_waiting_is_told_apart_from_work() -> None:
+    """The second frame is captured while the first is in the engine, which goes on only then."""
+    captured = threading.Event()
+    source = ToySource(2, before=lambda index: captured.set() if index == 2 else None)
+    outcome = run_guarded(VideoLoop(ToyEngine(lambda call: captured.wait(30) and None), source, []))
+    assert outcome.error is None and outcome.frames_done == 2
+    figures = outcome.latency_ms
+    parts = sum(figures[stage]["mean"] for stage in ("capture", "wait", "preprocess", "infer", "postprocess"))
+    assert parts == pytest.approx(figures["total"]["mean"], rel=0.01, abs=0.05)
+
+
+def test_cpu_time_is_shared_out_among_the_threads() -> None:
+    outcome = run_guarded(VideoLoop(ToyEngine(), ToySource(50), [ToySink()]))
+    cpu = outcome.cpu_ms
+    assert set(cpu) == {"source", "inference", "sink", "others", "process"}
+    assert cpu["process"] > 0 and all(value >= 0 for value in cpu.values())
+    assert cpu["source"] + cpu["inference"] + cpu["sink"] <= cpu["process"] * 1.01 + 0.01
+    assert run_guarded(VideoLoop(ToyEngine(), ToySource(0), [])).cpu_ms == {}
+
+
+@pytest.mark.parametrize(("cores", "threads", "seen"), [(4, 1, 3), (4, 4, 1), (2, 8, 1), (4, None, 4)])
+def test_opencv_gets_the_cores_that_the_engine_leaves(
+    cores: int, threads: Any, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("gradseg.runtime.outcome.usable_cores", lambda: cores)
+    monkeypatch.setattr("gradseg.runtime.outcome.cv2.getNumThreads", lambda: 4)
+    monkeypatch.setattr("gradseg.runtime.outcome.cv2.setNumThreads", asked.append)
+    engine = ToyEngine()
+    engine.threads = threads
+    during: list[list[int]] = []
+    sink = ToySink(before=lambda index: during.append(list(asked)))
+    assert run_guarded(VideoLoop(engine, ToySource(2), [sink])).error is None
+    assert during[0] == ([] if threads is None else [seen]) and asked[-1] == 4

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "runtime" / "run_video.py"
 PYTHON = sys.executable
 FIGURES = {"p50", "p90", "p99", "mean", "max"}
-STAGES = {"capture", "preprocess", "infer", "postprocess", "sink", "total"}
+STAGES = {"capture", "wait", "preprocess", "infer", "postprocess", "overlay", "sink", "total"}
 
 
 @pytest.fixture(scope="module")
