@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradseg.benchmarks.int8_figures import Picture
 from gradseg.benchmarks.int8_tables import (
-    Markup,
     by_name,
     classes_table,
-    escaped,
     overview,
-    percent,
-    points,
     repairs_table,
     sparsity_text,
-    tag,
     variants_table,
 )
 from gradseg.benchmarks.int8_variants import EMULATED
+from gradseg.calibration.markup import Markup, bullets, document, escaped, percent, points, tag
 from gradseg.calibration.targets import TARGETS
 
 BUDGET = 0.5  # points of mIoU that INT8 may cost
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 76rem; margin: 0 auto;
-  padding: 1.5rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.35rem; margin-top: 3rem; border-top: 2px solid #d5dae0;
-  padding-top: 1rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
-a { color: #1f4f8f; } .note { color: #4a5361; } .bad { color: #9a2a10; font-weight: 600; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .4rem 0; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td.text { text-align: left; } thead th { border-bottom: 2px solid #aab3bf;
-  vertical-align: bottom; white-space: normal; }
-tr.best th, tr.best td { background: #eaf3ec; } tr.float th, tr.float td { background: #f3f5f8; }
-figure { margin: 1rem 0; } figcaption { color: #4a5361; font-size: .8125rem; } img { max-width: 100%; height: auto; }
-.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem; margin: 0 0 1.5rem; }
-.frames figure { margin: 0; } .frames img { width: 100%; display: block; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; font-size: .8125rem; }
-.legend span { display: inline-block; width: .9rem; height: .9rem; border: 1px solid #888; vertical-align: -.1rem;
-  margin-right: .3rem; }
-pre { background: #f3f5f8; padding: .8rem; overflow-x: auto; font-size: .8125rem; }
-@media print { h2 { break-before: page; } figure, tr { break-inside: avoid; } }
-"""
 
 
 @dataclass
@@ -84,21 +57,12 @@ def page(sections: Sequence[Section], conditions: Mapping[str, Any]) -> str:
         tag("pre", json.dumps(conditions, indent=2, ensure_ascii=False)),
         "</section>",
     ]
-    title = escaped(f"INT8: {', '.join(names)}")
-    head = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style></head>'
-    )
-    return f"{head}\n<body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+    return document(f"INT8: {', '.join(names)}", parts)
 
 
 def figure(picture: Picture) -> str:
     image = f'<img src="{escaped(picture.uri)}" alt="{escaped(picture.alt)}">'
     return f"<figure>{image}<figcaption>{escaped(picture.caption)}</figcaption></figure>"
-
-
-def bullets(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(tag("li", line) for line in lines) + "</ul>"
 
 
 def verdicts(row: Mapping[str, Any]) -> list[str]:

@@ -1,50 +1,12 @@
-"""The tables of the INT8 page, and the bit of HTML that they are made of: every text is escaped unless it is Markup."""
+"""The tables of the INT8 page."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Optional, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
+from gradseg.calibration.markup import ABSENT, Cell, percent, points, table
 from gradseg.calibration.targets import TARGETS
-
-ABSENT = "–"
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-
-Cell = Union[str, Markup]
-
-
-def escaped(text: object) -> str:
-    return text if isinstance(text, Markup) else html.escape(str(text), quote=True)
-
-
-def tag(name: str, content: Cell, style: str = "") -> str:
-    return f"<{name}{f' class={chr(34)}{style}{chr(34)}' if style else ''}>{escaped(content)}</{name}>"
-
-
-def table(caption: str, head: Sequence[str], rows: Iterable[tuple[str, Sequence[Cell]]]) -> str:
-    """rows: (CSS class, cells), the first cell is the row's heading."""
-    lines = [f'<div class="scroll"><table><caption>{escaped(caption)}</caption><thead><tr>']
-    lines += [f'<th scope="col">{escaped(each)}</th>' for each in head]
-    lines.append("</tr></thead><tbody>")
-    for style, cells in rows:
-        inner = "".join(tag("td", cell) for cell in cells[1:])
-        lines.append(f'<tr class="{style}"><th scope="row">{escaped(cells[0])}</th>{inner}</tr>')
-    return "".join(lines) + "</tbody></table></div>"
-
-
-def percent(value: Optional[float], digits: int = 2) -> str:
-    return ABSENT if value is None else f"{100 * value:.{digits}f}"
-
-
-def points(value: float) -> str:
-    """A change with its sign."""
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
 def by_name(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -16,9 +16,9 @@ import onnx
 import pytest
 from export_toys import SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
 
-from gradseg.benchmarks import int8_figures, int8_html, int8_models, int8_tables
+from gradseg.benchmarks import int8_figures, int8_html, int8_models
 from gradseg.benchmarks.int8_recipes import best_of, recipes, tensor_errors
-from gradseg.calibration import report
+from gradseg.calibration import markup, report
 from gradseg.calibration.graph import Graph
 from gradseg.calibration.int8 import Settings, calibrated, int8_from_fp32
 from gradseg.calibration.observers import Observer
@@ -208,7 +208,7 @@ def test_page_is_whole_and_needs_nothing_else(ran: dict[str, Any]) -> None:
     assert "http" not in ran["html"].replace("http-equiv", "") and "url(" not in ran["html"]
     assert "&lt;b&gt;&amp;toy.pth" in ran["html"] and "61.0 % of its weights are zero" in ran["html"]
     for name in variants_of(ran):
-        assert int8_tables.escaped(name) in ran["html"]
+        assert markup.escaped(name) in ran["html"]
 
 
 def test_everything_from_outside_is_escaped(ran: dict[str, Any]) -> None:

@@ -1,0 +1,147 @@
+"""Finds the fastest engine for a network on this device: engines × precisions × rewrites, measured in turns.
+
+python export/tune.py ckpt.pth --data camvid:DIR --calib camvid:DIR -o tuned
+python export/tune.py unet.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes 19 --data my_video.mp4
+
+Writes OUT/engine.* (what won), OUT/tune.json and OUT/tune.html (every candidate, and why), and keeps its work in
+OUT/work: an interrupted run goes on there, and a repeat measures nothing twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from gradseg.calibration.observers import METHODS
+from gradseg.calibration.sources import DATA_SPECS, open_frames
+from gradseg.data.specs import open_data
+from gradseg.export.foreign_spec import OPTIONS
+from gradseg.export.inputs import add_model_arguments, need_packages
+from gradseg.export.trt_best import DROP
+from gradseg.export.tune_machine import code_hash, facts, placements
+from gradseg.export.tune_measure import Deadline
+from gradseg.export.tune_process import need_processes
+from gradseg.export.tune_progress import shown
+from gradseg.export.tune_result import write_result
+from gradseg.export.tune_run import tuned
+from gradseg.export.tune_state import Store, source_fingerprint
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import require_file, sha256_of
+from gradseg.models.spec import parse_size
+from gradseg.runtime.engine import check_threads
+
+# sources that do not show the same frames twice
+LIVE = re.compile(r"cam\d+$|/dev/|csi:|rtsps?:|v4l2:")
+LEAST_BUDGET = 1.0
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="P",
+        help=f"points of mIoU that may be lost against FP32 (default {DROP:g}); needs labelled --data",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; by default what is fastest of the sensible numbers")
+    parser.add_argument("--time-budget", type=float, metavar="S", help="seconds that all of it may take, about")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N frames of --data, evenly spread")
+    parser.add_argument("--force", action="store_true", help="forget what was measured before")
+    add = parser.add_argument_group("INT8").add_argument
+    add("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)")
+    add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
+    add("--calib-method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
+    add("--skip-bad", action="store_true", help="leave out calibration frames that cannot be read")
+    parser.set_defaults(power_of_two=False, reduce_range="auto", no_equalise=False, no_bias_correction=False)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    out = Path(args.out) if args.out else Path(args.model).with_suffix(".tuned")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        return _main(args, out, list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; what was found so far is in {out / 'work'}, the same command goes on there", file=sys.stderr
+        )
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(args: argparse.Namespace, out: Path, words: List[str]) -> int:
+    deadline = Deadline(args.time_budget)
+    _check(args, out)
+    need_packages(args.model, "onnx", "onnxruntime")
+    store = Store(out / "work", key_of(args))
+    with store.locked():
+        if args.force:
+            store.forget()
+        with tempfile.TemporaryDirectory(prefix="gradseg-tune-") as folder, shown(deadline) as say:
+            found = tuned(args, store, Path(folder), placements(args.threads), deadline, say)
+        for line in write_result(found, args, out, words):
+            print(line)
+    return 0
+
+
+def _check(args: argparse.Namespace, out: Path) -> None:
+    """What can be said before any work."""
+    need_processes()
+    require_file(args.model, "a checkpoint (.pth) or an ONNX model (.onnx)")
+    if Path(args.model).suffix.lower() not in (".pth", ".pt", ".onnx"):
+        raise GradsegError(f"{args.model}: expected a checkpoint (.pth) or an ONNX model (.onnx)")
+    if not args.data:
+        raise GradsegError(
+            "--data is needed: frames to measure on, labelled ones for mIoU: camvid:DIR, folder:DIR, a video"
+        )
+    for option, source in (("--data", args.data), ("--calib", args.calib)):
+        if source and LIVE.match(source):
+            raise GradsegError(
+                f"{option} {source}: a camera does not show the same frames twice; record some, give those"
+            )
+    if args.max_drop is not None and not args.max_drop >= 0:
+        raise GradsegError(f"--max-drop {args.max_drop:g}: expected points of mIoU, 0 or more")
+    if args.time_budget is not None and not args.time_budget >= LEAST_BUDGET:
+        raise GradsegError(f"--time-budget {args.time_budget:g}: expected seconds, {LEAST_BUDGET:g} or more")
+    if args.limit is not None and args.limit < 1:
+        raise GradsegError(f"--limit {args.limit}: at least 1 frame is needed")
+    check_threads(args.threads)
+    if args.size:
+        parse_size(args.size)
+    if out.exists() and not out.is_dir():
+        raise GradsegError(f"{out}: is a file; -o names a folder, for the engine, tune.json, tune.html and the work")
+    if Path(args.model).resolve().parent == out.resolve() and Path(args.model).stem == "engine":
+        raise GradsegError(f"{args.model}: would be overwritten by what wins; name another folder with -o")
+    if args.data.startswith(DATA_SPECS):
+        open_data(args.data, args.limit)
+    else:
+        open_frames(args.data, args.limit or 1)
+    if args.calib:
+        open_frames(args.calib, args.calib_frames)
+
+
+def key_of(args: argparse.Namespace) -> Dict[str, Any]:
+    """All that the figures depend on, by what it is called when it changed."""
+    given = [*OPTIONS, "spec", "size", "arch", "calib_frames", "calib_method", "skip_bad"]
+    return {
+        "model": sha256_of(args.model),
+        "description": sha256_of(args.spec) if args.spec and Path(args.spec).is_file() else None,
+        "data": [args.data, source_fingerprint(args.data), args.limit],
+        "calibration": [args.calib, source_fingerprint(args.calib)],
+        "options": {name: getattr(args, name, None) for name in given},
+        "number of threads": args.threads,
+        "machine or library version": facts(),
+        "version of GradSeg": code_hash(),
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)
