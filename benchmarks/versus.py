@@ -1,0 +1,168 @@
+"""GradSeg beside its peers in one run: same frames, same cores, pipelines in turn, from decoded frame to labels.
+
+`python benchmarks/versus.py [--json F] [--html F] [--plot F]`. PyTorch, torch.compile, ncnn, ONNX Runtime and OpenVINO
+as their tutorials use them, ONNX Runtime and OpenVINO in INT8 of their own quantisers, and GradSeg's engines. Each
+pipeline has a process of its own; only the one whose turn it is runs, the others are stopped. What is built and
+calibrated is kept in --work for the next run. What is missing or crashes is listed, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from gradseg.benchmarks.versus_jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
+from gradseg.benchmarks.versus_ratios import read_ceilings
+from gradseg.benchmarks.versus_report import table, write_page, write_plot
+from gradseg.benchmarks.versus_run import Plan, Run
+from gradseg.benchmarks.versus_turns import SETTLE, TURN
+from gradseg.data.specs import open_data
+from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.files import check_writable, refuse_inputs, write_json
+from gradseg.runtime.conditions import conditions, usable_cores
+from gradseg.runtime.engine import check_threads
+
+SHARED = Path(os.path.relpath(ROOT.parent / "shared" / "data"))
+VIDEO = SHARED / "video" / "highway.mp4"
+SCENES = f"scenes:frames=64,seed=3,size={FRAME_HW[0]}x{FRAME_HW[1]}"
+CALIBRATION = "scenes:frames=32,seed=101"
+ROOFLINE = ROOT / "benchmarks" / "results" / "roofline.json"
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--json", type=Path, help="write the result here")
+    add("--html", type=Path, help="write a page here")
+    add("--plot", type=Path, help="write the plot here, .png or .svg")
+    add("--models", nargs="+", default=list(MODELS), metavar="ID", help="architectures (default: all four)")
+    add("--pipelines", nargs="+", metavar="NAME", help=f"only these: {', '.join(kind.name for kind in KINDS)}")
+    add(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="weights of a model (default: assets/NAME.pth or runs/NAME.pth, else untrained)",
+    )
+    add(
+        "--source", help="video or images (default: the dash-camera clip where it lies beside the project, else scenes)"
+    )
+    add("--frames", type=int, default=40, help=f"timed frames per pipeline, in turns of {TURN} (default 40)")
+    add("--data", help="CamVid's folder with train/ and val/ as camvid:DIR (default: where it lies beside the project)")
+    add("--val-frames", type=int, default=32, help="labelled frames for mIoU, evenly spread, 0 for all (default 32)")
+    add("--tuned", type=Path, help="folder of tune.py's results, MODEL/engine.* (default: tune.py is called)")
+    add("--roofline", type=Path, default=ROOFLINE, help="JSON of roofline.py, for the floors")
+    add("--threads", type=int, help="cores that all are pinned to (default: those usable)")
+    add("--work", type=Path, default=ROOT / "runs" / "versus", help="folder for what is built (default runs/versus)")
+    add("--resume", action="store_true", help="go on with the turns of a run that was killed")
+    add("--memory-gib", type=float, default=6.0, help="memory that one pipeline may hold (default 6)")
+    return parser.parse_args(argv)
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The arguments as a plan; GradsegError for what does not exist or go together. Pins this process to its cores."""
+    if args.frames < 1 or args.val_frames < 0 or args.memory_gib <= 0:
+        raise GradsegError("--frames must be at least 1, --val-frames at least 0 and --memory-gib above 0")
+    check_threads(args.threads)
+    given = [path for path in (args.json, args.html, args.plot) if path]
+    for path in given:
+        refuse_inputs(path, [text.partition("=")[2] for text in args.checkpoint], "the output")
+        check_writable(path)
+    if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
+        raise GradsegError(f"--plot {args.plot}: the name must end in .png or .svg")
+    calib, val = data_of(args.data)
+    threads = pinned(args.threads)
+    jobs = make_jobs(args.models, args.checkpoint, args.work, threads, calib, val, args.tuned)
+    source = args.source or (str(VIDEO) if VIDEO.is_file() else SCENES)
+    limit, ceilings = args.val_frames or None, read_ceilings(args.roofline, threads)
+    return Plan(
+        jobs,
+        kinds_of(args.pipelines),
+        source,
+        args.frames,
+        val,
+        limit,
+        args.work,
+        args.resume,
+        args.memory_gib,
+        ceilings,
+    )
+
+
+def data_of(text: Optional[str]) -> tuple[str, Optional[str]]:
+    """(frames to calibrate on, labelled frames or None) from --data or CamVid beside the project."""
+    folder = SHARED / "camvid" if text is None else Path(text.partition(":")[2])
+    if text is not None and not text.startswith("camvid:"):
+        raise GradsegError(f"--data {text}: write camvid:DIR, DIR with train/ and val/ inside")
+    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+        if text is not None:
+            raise GradsegError(f"--data {text}: no train/ and val/ in {folder}")
+        return CALIBRATION, None
+    for part in ("train", "val"):
+        open_data(f"camvid:{folder / part}", 1)  # what is wrong with it is said now
+    return f"camvid:{folder / 'train'}", f"camvid:{folder / 'val'}"
+
+
+def kinds_of(names: Optional[Sequence[str]]) -> list[Kind]:
+    known = {kind.name: kind for kind in KINDS}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise GradsegError(f"--pipelines {unknown[0]!r}: unknown; known: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(KINDS)
+
+
+def pinned(threads: Optional[int]) -> int:
+    """Pins this process, and with it all workers, to so many of its cores; how many they are."""
+    count = threads or usable_cores()
+    if count > usable_cores():
+        raise GradsegError(f"--threads {count}: this process may use {usable_cores()} cores")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    return count
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """The result as its JSON has it."""
+    try:
+        plan.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GradsegError(f"--work {plan.work}: cannot be written ({error.strerror})") from error
+    with Run(plan, lambda line: print(line, file=sys.stderr, flush=True)) as run:
+        found = run.measure()
+    known = conditions(
+        threads=plan.jobs[0].threads,
+        input_hw=list(INPUT_HW),
+        source=Path(plan.source).name if Path(plan.source).exists() else plan.source,
+        frames=plan.frames,
+        turn=TURN,
+        settle=SETTLE,
+        val_frames=plan.val_frames,
+        data=plan.val,
+        calibration=f"{plan.jobs[0].calib_frames} frames of {plan.jobs[0].calib}",
+        ceilings_gmacs=dict(plan.ceilings),
+        **found.pop("facts"),
+    )
+    known["versions"] = {**known["versions"], **versions_of(plan.kinds)}
+    return {**found, "conditions": known}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    plan = plan_of(args)
+    result = measure(plan)
+    print(table(result))
+    if args.json:
+        write_json(args.json, result)
+    if args.plot:
+        write_plot(result, plan.ceilings, args.plot)
+    if args.html:
+        write_page(result, plan.ceilings, args.html)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
