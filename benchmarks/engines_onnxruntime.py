@@ -1,0 +1,73 @@
+"""The survey's ONNX Runtime: the logits form as exported, and INT8 by ONNX Runtime's own static quantiser."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+import numpy as np
+
+from gradseg.benchmarks.engines_base import Source, versions
+
+PIP = "pip install onnxruntime onnx"
+NEEDS = ("onnxruntime", "onnx")
+PRECISIONS = ("fp32", "int8")
+
+
+def convert(source: Source, precision: str, folder: Path) -> Path:
+    """fp32: the file itself. int8: Q/DQ, uint8 activations and int8 weights per channel."""
+    out = folder / f"{precision}.onnx"
+    if precision == "fp32":
+        shutil.copyfile(source.onnx, out)
+        return out
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(source.onnx, str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(out),
+        _reader(source),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return out
+
+
+def _reader(source: Source) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # an untyped base class
+        def __init__(self) -> None:
+            self.left: Iterator[np.ndarray[Any, Any]] = iter(source.load_frames())
+
+        def get_next(self) -> Optional[Dict[str, Any]]:
+            frame = next(self.left, None)
+            return None if frame is None else {"input": frame[None]}
+
+    return Reader()
+
+
+class OrtRunner:
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self.version = versions("onnxruntime")
+
+    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        found: np.ndarray[Any, Any] = self._session.run(None, {self._input: frame})[0]
+        return found
+
+
+def open_runner(path: Path, precision: str, threads: int) -> OrtRunner:
+    return OrtRunner(path, threads)
