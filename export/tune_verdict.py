@@ -76,6 +76,14 @@ def hopeless(turns: Turns, leader: Turns) -> bool:
     return len(common) >= SURE and all(min(turns[each]) > HOPELESS * _median(leader[each]) for each in common)
 
 
+def far_apart(slow: Turns, fast: Turns) -> bool:
+    """The same for two that never took turns: even the slow one's fastest frame takes `HOPELESS` times the other's
+    median."""
+    if not slow or not fast or set(slow) & set(fast):
+        return False
+    return min(all_frames(slow)) > HOPELESS * statistics.median(all_frames(fast))
+
+
 def contenders(turns: Mapping[str, Turns]) -> List[str]:
     """Those that may still be the fastest, the leader first. Computed from the turns alone, so that who was behind a
     leader that is then barred comes back by itself."""
@@ -104,7 +112,8 @@ def decided(turns: Mapping[str, Turns], exact: Sequence[str]) -> Optional[Decisi
     """The winner among candidates that are all allowed; None if none was measured.
 
     What computes with fewer bits changes labels, so it wins only if it is surely faster than the fastest of `exact`, or
-    that one is hopeless beside it. Without such a one measured, the fastest wins.
+    that one is hopeless beside it or, where the time did not suffice for common rounds, far behind. Without such a one
+    measured, the fastest wins.
     """
     best = fastest({name: turns[name] for name in turns if name in exact})
     if best is None:
@@ -113,7 +122,10 @@ def decided(turns: Mapping[str, Turns], exact: Sequence[str]) -> Optional[Decisi
         won = {best: turns[best]}
         for name in turns:
             found = ratio(turns[name], turns[best])
-            sure = found is not None and (found.surely_faster or hopeless(turns[best], turns[name]))
+            if found is None:
+                sure = far_apart(turns[best], turns[name])
+            else:
+                sure = found.surely_faster or hopeless(turns[best], turns[name])
             if name not in exact and sure:
                 won[name] = turns[name]
         winner = fastest(won)

@@ -68,16 +68,20 @@ def _against_float(winner: Record, by_name: Mapping[str, Record], decision: Deci
         return []
     if winner is not best:
         found = ratio(turns_of(winner), turns_of(best))
-        assert found is not None  # or it would not have won
-        return [f"it takes {ratio_text(found)} of the time of the fastest in float32, {best.title}"]
+        share = f"{_speed(best, winner):.2f}" if found is None else ratio_text(found)
+        basis = _basis(winner, best)
+        return [f"it takes {share} of the time of the fastest in float32, {best.title}{basis}"]
     fewer = {e.name: turns_of(e) for e in usable(list(by_name.values())) if not e.exact}
     name = fastest(fewer)
     if name is None:
         return []
     rival, found = by_name[name], ratio(fewer[name], turns_of(best))
     if found is None:
-        speed = _speed(best, rival)
-        return [f"fewer bits do not pay here: the fastest, {rival.title}, takes {_times(speed)} the winner's time"]
+        share = f"{_speed(best, rival):.2f}"
+        return [
+            f"float32 is kept: {rival.title} took {share} of its time{_basis(rival, best)}, which is not surely less, "
+            "and changes labels"
+        ]
     if found.value > 1.0 + MARGIN:
         return [
             f"fewer bits do not pay here: the fastest, {rival.title}, takes {ratio_text(found)} of the winner's time"

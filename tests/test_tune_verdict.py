@@ -19,6 +19,7 @@ from gradseg.export.tune_verdict import (
     all_frames,
     contenders,
     decided,
+    far_apart,
     fastest,
     hopeless,
     percentile,
@@ -45,6 +46,18 @@ def test_drift_that_hits_all_alike_cancels() -> None:
     found = ratio(slow, fast)
     assert found is not None and found.value == pytest.approx(1.2) and found.surely_slower
     assert (found.low, found.high) == (pytest.approx(1.2), pytest.approx(1.2))
+
+
+def test_without_common_rounds_only_a_wide_gap_decides() -> None:
+    first_look, rounds = {0: [60.0, 61.0, 66.0]}, {1: [17.0, 16.0, 18.0], 2: [17.0] * 3}
+    assert far_apart(first_look, rounds) and not far_apart(rounds, first_look)
+    found = decided({"float": first_look, "int8": rounds}, ["float"])
+    assert found is not None and (found.winner, found.best_exact) == ("int8", "float")
+    near = {1: [45.0] * 3, 2: [46.0] * 3}
+    assert not far_apart(first_look, near)
+    found = decided({"float": first_look, "int8": near}, ["float"])
+    assert found is not None and found.winner == "float"
+    assert not far_apart(first_look, {0: [1.0]})  # they have a round in common: that decides
 
 
 def test_one_round_proves_nothing() -> None:
