@@ -84,8 +84,9 @@ def onnxruntime_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
     import numpy as np
     import onnx
     from onnxruntime.quantization import calibrate
-    from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
+    from gradseg.benchmarks.ort_calibration import reader_of
     from gradseg.calibration.int8 import observed_tensors
     from gradseg.calibration.sources import open_frames
 
@@ -94,14 +95,6 @@ def onnxruntime_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.frames = iter(open_frames(task["frames"], task["count"]))
-
-        def get_next(self) -> Optional[Dict[str, Any]]:
-            frame = next(self.frames, None)
-            return None if frame is None else {"frame": np.ascontiguousarray(frame)[None]}
 
     tensors = set(observed_tensors(onnx.load(task["onnx"]))[0])
     by_operator = calibrate.CalibraterBase.select_tensors_to_calibrate
@@ -115,7 +108,8 @@ def onnxruntime_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
     calibrator = create_calibrator(
         task["onnx"], None, augmented_model_path=task["scratch"], calibrate_method=kinds[task["method"]]
     )
-    calibrator.collect_data(Reader())
+    frames = open_frames(task["frames"], task["count"])
+    calibrator.collect_data(reader_of("frame", (np.ascontiguousarray(frame)[None] for frame in frames)))
     found = calibrator.compute_data()
     return {"seconds": time.perf_counter() - begin, "tensors": len(list(found.keys()))}
 

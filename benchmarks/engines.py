@@ -86,11 +86,8 @@ def opened(row: Row, folder: Path, python: Optional[str], threads: int) -> Tuple
     """The row's engine in a process, asleep, and its logits of the first frame. Raises WorkerFailed."""
     source, own = folder / "source.json", folder / f"{row['engine']}-{row['precision']}"
     own.mkdir()
-    converting = EngineProcess(row["engine"], row["precision"], source, own, python)
-    try:
+    with EngineProcess(row["engine"], row["precision"], source, own, python) as converting:
         made = converting.ask("convert", CONVERT_S)
-    finally:
-        converting.close()
     row.update(convert_s=round(made["seconds"], 1), file_bytes=made["bytes"])
     process = EngineProcess(row["engine"], row["precision"], source, own, python)
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 
 import numpy as np
 
 from gradseg.benchmarks.engines_base import Source, versions
+from gradseg.benchmarks.ort_calibration import reader_of
 
 PIP = "pip install onnxruntime onnx"
 NEEDS = ("onnxruntime", "onnx")
@@ -29,27 +30,13 @@ def convert(source: Source, precision: str, folder: Path) -> Path:
     quantize_static(
         str(prepared),
         str(out),
-        _reader(source),
+        reader_of("input", (frame[None] for frame in source.load_frames())),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
     return out
-
-
-def _reader(source: Source) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # an untyped base class
-        def __init__(self) -> None:
-            self.left: Iterator[np.ndarray[Any, Any]] = iter(source.load_frames())
-
-        def get_next(self) -> Optional[Dict[str, Any]]:
-            frame = next(self.left, None)
-            return None if frame is None else {"input": frame[None]}
-
-    return Reader()
 
 
 class OrtRunner:

@@ -6,9 +6,7 @@ Python has the engine's packages. What libraries print goes to stderr.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
 import sys
 import time
@@ -19,8 +17,7 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 
 from gradseg.benchmarks.engines_base import Source, Unsupported, engine, missing
-
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+from gradseg.models.json_process import answers_alone, die_with_parent
 
 
 class Worker:
@@ -71,10 +68,8 @@ class Worker:
 
 def main(argv: Sequence[str]) -> int:
     name, precision, source, folder = argv
-    if sys.platform == "linux":  # dies with its parent, also while it is stopped and cannot see stdin end
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # converters print to stdout, some from C++
+    die_with_parent(signal.SIGKILL)
+    with answers_alone() as answers:
         facts = json.loads(Path(source).read_text("utf-8"))
         height, width = facts.pop("input_hw")
         worker = Worker(name, precision, Source(**facts, input_hw=(height, width)), Path(folder))

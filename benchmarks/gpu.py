@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,13 +28,14 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.benchmarks.gpu_engines import Backend, OnOnnxRuntime, TensorRt
 from gradseg.benchmarks.gpu_index import BORDERS, PRECISIONS, Pack
-from gradseg.benchmarks.gpu_launch import AGAIN, Launch, end_with_parent, in_process_of_its_own, run_models
+from gradseg.benchmarks.gpu_launch import AGAIN, Launch, in_process_of_its_own, run_models
 from gradseg.benchmarks.gpu_measure import SETTLE, TURN
 from gradseg.benchmarks.gpu_remote import TorchProcess, start_torch
 from gradseg.benchmarks.gpu_results import Results, table
 from gradseg.benchmarks.gpu_run import FreshProcess, Run, Settings, rows_for
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import check_writable
+from gradseg.models.json_process import die_with_parent
 from gradseg.models.spec import ARCHS, parse_size
 from gradseg.runtime.conditions import conditions
 
@@ -206,7 +208,7 @@ def run(folder: Path, args: argparse.Namespace, settings: Settings, launch: Opti
 
 def work(args: argparse.Namespace, settings: Settings) -> int:
     """One model's rows, in a process of their own."""
-    end_with_parent()
+    die_with_parent(signal.SIGTERM)  # however it ends: two must not write one result file
     pack = Pack(args.pack)
     backend = backend_for(args, args.plans)
     results = Results.read(args.json)

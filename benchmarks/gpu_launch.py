@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from typing import Callable, Optional, Sequence
 from gradseg.benchmarks.gpu_results import ENDED, Results
 
 AGAIN = 75  # exit code of a worker that wants a new process (EX_TEMPFAIL)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 OUT_OF_TIME = -1  # what `launch` gives for a worker that was ended because its time was up
 GRACE_S = 30.0  # a worker that is still busy so long after its time is ended
 Launch = Callable[[str, Optional[float]], int]
@@ -60,12 +58,6 @@ def _take_back(results: Results, model: str) -> None:
         if row["status"] not in ENDED:
             row["attempts"] = {}
     results.save()
-
-
-def end_with_parent() -> None:
-    """This process is ended with the one that started it, however that ends: two must not write one result file."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def in_process_of_its_own(command: Sequence[str]) -> Launch:

@@ -11,9 +11,7 @@ frame as uint8 in page-locked memory, and normalise and take the argmax on the G
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +26,7 @@ from gradseg.benchmarks.gpu_index import Pack
 from gradseg.benchmarks.gpu_measure import FRAMES, STAGES, EngineSeries, Frames
 from gradseg.models.checkpoint import load_checkpoint
 from gradseg.models.errors import GradsegError, run_main
+from gradseg.models.json_process import answers_alone
 
 VARIANTS = ("eager", "compile", "half", "half-compile")
 
@@ -176,9 +175,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--from", dest="pack", type=Path, required=True, help="folder of gpu.py --prepare")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     arguments = parser.parse_args(argv)
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(os.fdopen(os.dup(1), "w"))
-        os.dup2(2, 1)  # what libraries print must not mix with the answers
+    with answers_alone() as out:
         torch.backends.cudnn.benchmark = True  # one input size: let cuDNN choose by trying
         serve(Worker(Pack(arguments.pack), arguments.device), sys.stdin, out)
     return 0

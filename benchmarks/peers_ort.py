@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
+from gradseg.benchmarks.ort_calibration import reader_of
 from gradseg.benchmarks.peers_tutorial import Tutorial, preprocess
 from gradseg.benchmarks.versus_jobs import Job, spec_of
 from gradseg.calibration.sources import open_frames
@@ -55,19 +56,12 @@ def build(job: Job, variant: str) -> None:
 
 
 def _quantise(logits: Path, job: Job, spec: ModelSpec) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, quant_pre_process, quantize_static
-
-    class Frames(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._frames = calibration(job, spec)
-
-        def get_next(self) -> Optional[dict[str, Any]]:
-            return next(({"input": pixels} for pixels in self._frames), None)
+    from onnxruntime.quantization import quant_pre_process, quantize_static
 
     prepared, out = job.folder / "prepared.onnx", job.folder / "quantize_static.onnx"
     quant_pre_process(str(logits), str(prepared))
     temporary = out.with_suffix(".part.onnx")
-    quantize_static(str(prepared), str(temporary), Frames())
+    quantize_static(str(prepared), str(temporary), reader_of("input", calibration(job, spec)))
     prepared.unlink()
     temporary.replace(out)
 

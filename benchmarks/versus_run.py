@@ -16,6 +16,7 @@ from gradseg.benchmarks.versus_ratios import Row, ratios
 from gradseg.benchmarks.versus_turns import Rounds, Samples, take_turns
 from gradseg.calibration.sources import open_frames
 from gradseg.models.errors import GradsegError
+from gradseg.runtime.conditions import proc_bytes
 
 STAGES = ("preprocess", "network", "postprocess")
 DISTINCT = 8  # different frames in turn: a constant input would flatter caches
@@ -135,7 +136,7 @@ class Run:
             raise GradsegError(f"cannot write {job.folder}: {error.strerror or error}") from error
         try:
             with self._worker(job, "prepare") as worker:
-                found = worker.ask(PREPARE_S, do="prepare", job=job.to_dict())
+                found = worker.ask("prepare", PREPARE_S, job=job.to_dict())
         except WorkerError as error:
             self._lost(job.model, "all", str(error))
             return False
@@ -157,11 +158,11 @@ class Run:
             if kind.files and not built(job, kind):
                 self._say(f"building {name}")
                 with self._worker(job, f"build-{slug(kind.name)}") as builder:
-                    builder.ask(BUILD_S, do="build", **asked)
+                    builder.ask("build", BUILD_S, **asked)
                 keep(job, kind, "built")
             with ExitStack() as guard:
                 worker = guard.enter_context(self._worker(job, slug(kind.name)))
-                facts = worker.ask(OPEN_S, do="open", frames=str(frames), labels=str(labels), **asked)
+                facts = worker.ask("open", OPEN_S, frames=str(frames), labels=str(labels), **asked)
                 worker.pause()
                 self.entries[name] = Entry(job, kind, worker, facts, labels)
                 self._stack.push(guard.pop_all())
@@ -180,7 +181,7 @@ class Run:
                 self._say(f"mIoU of {name}")
                 entry.worker.resume()
                 try:
-                    found = entry.worker.ask(MIOU_S, do="miou", data=plan.val, limit=plan.val_frames)
+                    found = entry.worker.ask("miou", MIOU_S, data=plan.val, limit=plan.val_frames)
                 except WorkerError as error:
                     self._say(f"{name}: no mIoU: {error}")
                     if error.ended:
@@ -229,10 +230,10 @@ class Run:
         self._say(f"not measured: {name} | {model}: {reason}")
 
     def _no_memory(self) -> str:
-        free = available_mib(Path("/proc/meminfo"))
-        if free is None or free >= SPARE_MIB:
+        free = proc_bytes(Path("/proc/meminfo"), "MemAvailable")
+        if free is None or free >> 20 >= SPARE_MIB:
             return ""
-        return f"only {free} MiB of memory are left; measure fewer --models or --pipelines at a time"
+        return f"only {free >> 20} MiB of memory are left; measure fewer --models or --pipelines at a time"
 
 
 def milliseconds(times: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
@@ -255,12 +256,3 @@ def summary(times: Sequence[Sequence[int]]) -> dict[str, Any]:
 def agreement(mine: Path, other: Path) -> float:
     """Share of pixels with the same label in two files of labels, uint8 (N, H, W)."""
     return float(np.mean(np.load(mine) == np.load(other)))
-
-
-def available_mib(meminfo: Path) -> Optional[int]:
-    """What the kernel says could still be used; None where it does not say."""
-    try:
-        lines = meminfo.read_text("utf-8").splitlines()
-        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration, IndexError):
-        return None

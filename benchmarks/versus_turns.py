@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 class Asked(Protocol):
     """What a turn needs of `versus_process.Worker`."""
 
-    def ask(self, seconds: float, **request: Any) -> dict[str, Any]: ...
+    def ask(self, what: str, seconds: float, **given: Any) -> dict[str, Any]: ...
 
     def pause(self) -> None: ...
 
@@ -98,7 +98,7 @@ def one_turn(worker: Asked, start: int) -> list[list[int]]:
     """A worker's turn, from frame number `start`; it is stopped before and after."""
     worker.resume()
     try:
-        times: list[list[int]] = worker.ask(TURN_S, do="turn", start=start, count=TURN, settle=SETTLE)["ns"]
+        times: list[list[int]] = worker.ask("turn", TURN_S, start=start, count=TURN, settle=SETTLE)["ns"]
     finally:
         worker.pause()
     return times

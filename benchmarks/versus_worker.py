@@ -7,11 +7,8 @@ stderr. It ends with the process that started it.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import importlib
 import json
-import os
 import resource
 import signal
 import sys
@@ -25,9 +22,8 @@ from gradseg.benchmarks.versus_jobs import Job, Pipeline, spec_of
 from gradseg.data.specs import open_data
 from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import write_json
+from gradseg.models.json_process import answers_alone, die_with_parent
 from gradseg.runtime.metrics import Confusion
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Worker:
@@ -121,23 +117,14 @@ def serve(worker: Worker, lines: Any, out: Any) -> None:
         out.flush()
 
 
-def end_with_parent() -> None:
-    """Asks Linux to end this process when its parent does; a stopped one would stay for ever otherwise."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory-gib", type=float, default=6.0, help="what this process may hold")
     arguments = parser.parse_args(argv)
-    end_with_parent()
+    die_with_parent(signal.SIGKILL)
     limit = int(arguments.memory_gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(os.fdopen(os.dup(1), "w"))
-        os.dup2(2, 1)  # what libraries print must not mix with the answers
+    with answers_alone() as out:
         serve(Worker(), sys.stdin, out)
     return 0
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from gradseg.calibration.graph import attribute
 from gradseg.export.native_reader import NotLowered, Reader, chain_before, windows
+from gradseg.export.passes.rows_head import INTERLEAVED, ROWS
 
-INTERLEAVED = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
-ROWS = ("Cast", "Reshape", "Transpose", "Cast", "ArgMax", "Reshape", "Gemm", "Reshape")  # as `rows_head` makes it
 PLAIN = (("Cast", "Cast", "ArgMax"), ("Cast", "ArgMax"))
 
 

@@ -10,6 +10,7 @@ import onnx
 
 from gradseg.calibration.graph import Graph, attribute, shapes_of
 from gradseg.export.native_ops import Convolution, deconvolution_parts
+from gradseg.export.passes.fold_input import dense_weight
 from gradseg.models.errors import GradsegError
 
 SHUFFLE = ("Reshape", "Transpose")
@@ -91,7 +92,7 @@ class Reader:
                 raise NotLowered(node, "a grouped deconvolution")
             weight, steps, bias = found.weight[:, shuffle], found.steps[shuffle], found.bias[shuffle]
             return list(deconvolution_parts(weight, steps, bias, strides, dilations, pads, out_hw))
-        dense = dense_rows(found.weight, found.group)[shuffle]
+        dense = dense_weight(found.weight, found.group)[shuffle]
         return [Convolution(dense, found.steps[shuffle], found.bias[shuffle], strides, dilations, pads)]
 
     def shuffle_before(self, node: Any) -> Tuple[str, Any]:
@@ -137,17 +138,6 @@ def keeps_size(node: Any) -> bool:
     strides, dilations, _ = windows(node)
     pads = list(attribute(node, "pads", [0] * 4))
     return strides == (1, 1) and dilations[0] == dilations[1] and pads == [dilations[0]] * 4
-
-
-def dense_rows(weight: Any, group: int) -> Any:
-    """Grouped weights (cout, cin / group, …) as dense ones (cout, cin, …)."""
-    outputs, width = weight.shape[:2]
-    dense = np.zeros((outputs, width * group, *weight.shape[2:]), weight.dtype)
-    rows = outputs // group
-    for index in range(group):
-        here = slice(index * rows, (index + 1) * rows)
-        dense[here, index * width : (index + 1) * width] = weight[here]
-    return dense
 
 
 def one_input_each(weight: Any) -> Any:

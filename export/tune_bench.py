@@ -12,10 +12,11 @@ from gradseg.export.tune_candidates import BASE
 from gradseg.export.tune_judge import Exactness, Judge
 from gradseg.export.tune_machine import Others, cpu_seconds
 from gradseg.export.tune_measure import WARM_UP
-from gradseg.export.tune_process import CandidateError, Pool, Worker, available_memory, room_for
+from gradseg.export.tune_process import CandidateError, Pool, Worker, room_for
 from gradseg.export.tune_state import Record, Store
 from gradseg.export.tune_verdict import percentile
 from gradseg.models.errors import GradsegError
+from gradseg.runtime.conditions import proc_bytes
 
 OVERHEAD_MS = 4.0  # of a scored frame beside the engine
 
@@ -73,7 +74,7 @@ class Workbench:
             worker.close()
             raise
         record.backend = str(opened["backend"])
-        self._pool.limit = room_for(self._most, available_memory())
+        self._pool.limit = room_for(self._most, proc_bytes(Path("/proc/meminfo"), "MemAvailable"))
         self._pool.add(record.name, worker)
         return worker
 

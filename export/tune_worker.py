@@ -6,7 +6,6 @@ A mistake (GradsegError) is an answer; any other exception ends the process, its
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -19,9 +18,9 @@ import numpy as np
 
 from gradseg.export.tune_build import build
 from gradseg.models.errors import GradsegError
+from gradseg.models.json_process import answers_alone, die_with_parent
+from gradseg.runtime.conditions import proc_bytes
 from gradseg.runtime.engine import Engine, open_engine
-
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class Served:
@@ -85,37 +84,26 @@ class Served:
 
 def peak_memory() -> int:
     """The most bytes of memory that this process had at once."""
-    try:
-        for line in Path("/proc/self/status").read_text("utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
+    found = proc_bytes(Path("/proc/self/status"), "VmHWM")
+    if found is not None:
+        return found
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
-def dies_with(parent: int) -> bool:
-    """Asks Linux to kill this process when its parent ends; False where that cannot be done."""
-    if not sys.platform.startswith("linux"):
-        return False
-    done = int(ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)) == 0
-    if os.getppid() != parent:  # it ended before
-        sys.exit(1)
-    return done
-
-
 def main() -> int:
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries that print must not end up among the answers
+    answers = answers_alone()
 
     def answer(value: Dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
-    answer({"may_be_stopped": dies_with(int(sys.argv[1]))})
+    may_be_stopped = die_with_parent(signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):  # it ended before
+        return 1
+    answer({"may_be_stopped": may_be_stopped})
     served = Served()
     commands: List[Callable[[Dict[str, Any]], Dict[str, Any]]] = [
         served.build,

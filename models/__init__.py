@@ -1,4 +1,4 @@
-"""Architectures, specs and checkpoints. All but `spec`, `errors`, `files` need torch."""
+"""Architectures, specs and checkpoints. All but `spec`, `errors`, `files`, `metadata`, `json_process` need torch."""
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ARCHS, ModelSpec, spec_for

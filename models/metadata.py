@@ -9,6 +9,7 @@ and gradseg.batch ("4": frames per call), these two only where they are not the 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 
@@ -90,6 +91,15 @@ def spec_from_metadata(metadata: Mapping[str, str], where: Union[str, Path]) -> 
             "or export it again from its checkpoint: python export/to_onnx.py CKPT"
         )
     return ModelSpec.from_json(metadata[SPEC], f"{where}: {SPEC}")
+
+
+def calibration_of(metadata: Mapping[str, str]) -> Optional[Dict[str, Any]]:
+    """What an INT8 model says of its calibration; None if it says nothing that can be read."""
+    try:
+        found = json.loads(metadata.get(CALIBRATION) or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def borders(

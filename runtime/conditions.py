@@ -48,6 +48,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def proc_bytes(path: Path, field: str) -> Optional[int]:
+    """Bytes of a field such as "MemAvailable" in a file of /proc like meminfo; None where the system does not say."""
+    try:
+        for line in path.read_text("utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:

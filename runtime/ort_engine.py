@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.models.metadata import CALIBRATION, PARTNER, PRECISION, SPEC, borders, metadata_of_bytes
+from gradseg.models.metadata import PARTNER, PRECISION, SPEC, borders, calibration_of, metadata_of_bytes
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch, read_sidecar
@@ -61,7 +60,7 @@ class OrtEngine:
             self.backend, self.threads = f"{self.backend} {WORDS[provider]}", None
         self._session = _open_session(onnxruntime, path, cores, providers, PARTNER in metadata)
         check_running(self._session, provider, path)
-        self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get(CALIBRATION))
+        self.calibration: Optional[Dict[str, Any]] = calibration_of(metadata)
         self.spec = spec or _spec_of(path, metadata)
         self.batch, self.frame_hw = borders(metadata, self.spec, path)
         self._bind(path)
@@ -182,14 +181,6 @@ def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
         '[[r, g, b], …], "input_hw": [h, w], "mean": […], "std": […], "color_order": "rgb", "blocks": ""}} '
         "(run_video.py takes it with --spec FILE, too)"
     )
-
-
-def _parse(text: Optional[str]) -> Optional[Dict[str, Any]]:
-    try:
-        found = json.loads(text) if text else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _fits(declared: Any, wanted: List[int]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from gradseg.models.errors import GradsegError
-from gradseg.models.metadata import CALIBRATION, PRECISION, SPEC, borders
+from gradseg.models.metadata import PRECISION, SPEC, borders, calibration_of
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch
@@ -52,7 +51,7 @@ class OvEngine:
         self.backend = f"openvino {openvino.__version__.partition('-')[0]}"
         cores = usable_cores() if threads is None else threads
         self.threads: Optional[int] = cores
-        self.calibration: Optional[Dict[str, Any]] = _parse(metadata.get(CALIBRATION))
+        self.calibration: Optional[Dict[str, Any]] = calibration_of(metadata)
         compiled = _compiled(openvino, path, _settings(path, metadata, cores, pinning))
         self.precision = metadata.get(PRECISION, "fp32")
         if self.precision != "int8":
@@ -134,14 +133,6 @@ def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
         f"{path}: an OpenVINO IR without GradSeg's metadata (no {SPEC}); convert the ONNX file that it came from: "
         "python export/to_openvino.py MODEL.onnx --mean A,B,C --std A,B,C --classes LIST -o OUT.xml"
     )
-
-
-def _parse(text: Optional[str]) -> Optional[Dict[str, Any]]:
-    try:
-        found = json.loads(text) if text else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _shape(port: Any) -> List[int]:

@@ -585,7 +585,7 @@ def test_what_goes_wrong_in_the_other_process_is_one_line() -> None:
         process.close()
     slow = gpu_remote.TorchProcess([sys.executable, "-c", ECHO])
     with pytest.raises(GradsegError, match="no answer to end_to_end within 0 s"):
-        slow.ask(0.05, do="end_to_end")
+        slow.ask("end_to_end", 0.05)
     slow.close()
 
 

@@ -184,7 +184,7 @@ def test_a_bug_is_named_by_its_last_line(worker: Worker) -> None:
 def test_what_hangs_is_ended(worker: Worker, tmp_path: Path) -> None:
     opened(worker, tmp_path)
     with pytest.raises(CandidateError, match="no answer within 0 s"):
-        worker.ask("turn", timeout=0.0, settle=0, frames=10**6)
+        worker.ask("turn", seconds=0.0, settle=0, frames=10**6)
     assert not worker.alive
 
 

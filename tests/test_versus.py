@@ -19,7 +19,7 @@ from gradseg.benchmarks.versus_gradseg import OwnPipeline
 from gradseg.benchmarks.versus_jobs import KINDS, Job, Kind, built, keep, kept, lacking, make_jobs
 from gradseg.benchmarks.versus_process import Worker, WorkerError
 from gradseg.benchmarks.versus_report import page, table
-from gradseg.benchmarks.versus_run import Plan, agreement, available_mib
+from gradseg.benchmarks.versus_run import Plan, agreement
 from gradseg.benchmarks.versus_turns import SETTLE, TURN, Rounds, take_turns
 from gradseg.data.scenes import SceneVideo
 from gradseg.models.checkpoint import load_checkpoint, save_checkpoint
@@ -27,6 +27,7 @@ from gradseg.models.errors import GradsegError
 from gradseg.models.network import SegNetwork
 from gradseg.models.spec import spec_for
 from gradseg.runtime import Segmenter
+from gradseg.runtime.conditions import proc_bytes
 from gradseg.runtime.engine import open_engine
 from gradseg.runtime.preprocess import Preprocessor, normalised_chw
 
@@ -37,6 +38,7 @@ for line in sys.stdin:
     asked = json.loads(line)
     if asked["do"] == "crash": print("the last words", file=sys.stderr, flush=True); os._exit(7)
     if asked["do"] == "hang": sys.stdin.read()
+    if asked["do"] == "half": print('{"ns": [', end="", flush=True); os._exit(3)
     print(json.dumps({"error": "one line"} if asked["do"] == "fail" else asked), flush=True)
 """
 
@@ -79,7 +81,7 @@ class Fake:
     def pause(self) -> None:
         Fake.running.remove(self.name)
 
-    def ask(self, seconds: float, **request: Any) -> dict[str, Any]:
+    def ask(self, what: str, seconds: float, **request: Any) -> dict[str, Any]:
         assert Fake.running == [self.name] and request["settle"] == SETTLE
         self.order.append(self.name)
         self.turns += 1
@@ -127,24 +129,29 @@ def echo(tmp_path: Path) -> Worker:
 
 def test_worker_answers_fails_and_crashes(tmp_path: Path) -> None:
     with echo(tmp_path) as worker:
-        assert worker.ask(20, do="this", x=1) == {"do": "this", "x": 1}
+        assert worker.ask("this", 20, x=1) == {"do": "this", "x": 1}
         worker.pause()
         worker.resume()
         with pytest.raises(WorkerError, match=r"^one line$") as failed:
-            worker.ask(20, do="fail")
+            worker.ask("fail", 20)
         assert not failed.value.ended
         with pytest.raises(WorkerError, match="crashed: exit code 7; its last line: the last words") as crashed:
-            worker.ask(20, do="crash")
+            worker.ask("crash", 20)
         assert crashed.value.ended
         with pytest.raises(WorkerError, match="crashed"):
-            worker.ask(20, do="this")
+            worker.ask("this", 20)
+
+
+def test_half_an_answer_is_none(tmp_path: Path) -> None:
+    with echo(tmp_path) as worker, pytest.raises(WorkerError, match=r"^crashed: exit code 3$"):
+        worker.ask("half", 20)
 
 
 def test_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     with echo(tmp_path) as worker:
-        worker.ask(20, do="started")
+        worker.ask("started", 20)
         with pytest.raises(WorkerError, match="no answer to hang within 0 s"):
-            worker.ask(0.05, do="hang")
+            worker.ask("hang", 0.05)
 
 
 def test_a_stopped_worker_can_be_ended(tmp_path: Path) -> None:
@@ -338,5 +345,5 @@ def test_peers_give_the_networks_labels(name: str, tmp_path: Path, checkpoint: P
 def test_memory_left(tmp_path: Path) -> None:
     path = tmp_path / "meminfo"
     path.write_text("MemTotal: 9 kB\nMemAvailable:  2048 kB\n")
-    assert available_mib(path) == 2
-    assert available_mib(tmp_path / "absent") is None
+    assert proc_bytes(path, "MemAvailable") == 2 << 20
+    assert proc_bytes(path, "VmHWM") is None and proc_bytes(tmp_path / "absent", "MemAvailable") is None

@@ -12,17 +12,14 @@ Proof: tests/test_openvino_passes.py, random and tied logits against NumPy's arg
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from gradseg.calibration.graph import Graph, attribute
-
-# from the output backwards
-INTERLEAVED = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
-ROWS = ("Cast", "Reshape", "Transpose", "Cast", "ArgMax", "Reshape", "Gemm", "Reshape")
+from gradseg.export.passes.rows_head import ROWS, interleaved_head, last_nodes
 
 
 @dataclass(frozen=True)
@@ -72,21 +69,18 @@ def find_head(graph: Graph) -> Optional[Head]:
 
 
 def _interleaved(graph: Graph) -> Optional[Head]:
-    chain = _chain(graph, INTERLEAVED)
-    if chain is None:
+    chain = interleaved_head(graph)
+    if chain is None or attribute(chain[-1], "group", 1) != 1 or any(attribute(chain[-1], "pads", [])):
         return None
     conv, split = chain[-1], chain[-2]
-    shape, weight = graph.weights.get(split.input[1]), graph.weights.get(conv.input[1])
-    plain = attribute(conv, "group", 1) == 1 and not any(attribute(conv, "pads", []))
-    if shape is None or shape.size != 5 or weight is None or weight.shape[2:] != (1, 1) or not plain:
-        return None
-    _, _, classes, height, width = (int(size) for size in shape)
+    weight = graph.weights[conv.input[1]]
+    _, _, classes, height, width = (int(size) for size in graph.weights[split.input[1]])
     bias = graph.weights[conv.input[2]] if len(conv.input) > 2 and conv.input[2] else None
     return Head(chain[0], conv.input[0], weight.reshape(weight.shape[:2]), bias, classes, height, width)
 
 
 def _rows(graph: Graph) -> Optional[Head]:
-    chain = _chain(graph, ROWS)
+    chain = last_nodes(graph, ROWS)
     if chain is None:
         return None
     gemm, split, features = chain[-2], chain[-3], chain[-1]
@@ -96,15 +90,3 @@ def _rows(graph: Graph) -> Optional[Head]:
     height, width, _, _, classes = (int(size) for size in shape)
     bias = graph.weights[gemm.input[2]] if len(gemm.input) > 2 and gemm.input[2] else None
     return Head(chain[0], features.input[0], weight.T, bias, classes, height, width)
-
-
-def _chain(graph: Graph, operators: Sequence[str]) -> Optional[Sequence[onnx.NodeProto]]:
-    """The graph's last nodes from the output backwards, or None if they are others or something else reads them."""
-    tensor, found = graph.model.graph.output[0].name, []
-    for index, operator in enumerate(operators):
-        node = graph.producer(tensor)
-        if node is None or node.op_type != operator or len(graph.consumers(tensor)) != (index > 0):
-            return None
-        found.append(node)
-        tensor = node.input[0]
-    return found

@@ -10,7 +10,7 @@ Proof: tests/test_export_passes.py, random and tied logits against NumPy's argma
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 import numpy as np
 import onnx
@@ -18,7 +18,9 @@ from onnx import TensorProto
 
 from gradseg.calibration.graph import Graph
 
-CHAIN = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")  # from the output backwards
+# heads from the output backwards: the one that is needed, and the one that this pass makes of it
+INTERLEAVED = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
+ROWS = ("Cast", "Reshape", "Transpose", "Cast", "ArgMax", "Reshape", "Gemm", "Reshape")
 
 
 def rows_head(graph: Graph) -> bool:
@@ -52,14 +54,22 @@ def rows_head(graph: Graph) -> bool:
 
 def interleaved_head(graph: Graph) -> Optional[List[onnx.NodeProto]]:
     """The head's nodes from the output backwards, or None if the graph ends otherwise."""
+    found = last_nodes(graph, INTERLEAVED)
+    if found is None:
+        return None
+    conv, split = found[-1], found[-2]
+    if conv.input[1] not in graph.weights or graph.weights[conv.input[1]].shape[2:] != (1, 1):
+        return None
+    return found if len(graph.weights.get(split.input[1], ())) == 5 else None
+
+
+def last_nodes(graph: Graph, operators: Sequence[str]) -> Optional[List[onnx.NodeProto]]:
+    """The graph's last nodes from the output backwards, or None if they are others or something else reads them."""
     tensor, found = graph.model.graph.output[0].name, []
-    for index, operator in enumerate(CHAIN):
+    for index, operator in enumerate(operators):
         node = graph.producer(tensor)
         if node is None or node.op_type != operator or len(graph.consumers(tensor)) != (index > 0):
             return None
         found.append(node)
         tensor = node.input[0]
-    conv, split = found[-1], found[-2]
-    if conv.input[1] not in graph.weights or graph.weights[conv.input[1]].shape[2:] != (1, 1):
-        return None
-    return found if len(graph.weights.get(split.input[1], ())) == 5 else None
+    return found
