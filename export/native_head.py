@@ -1,4 +1,4 @@
-"""The label head of a deployment-form model as the native engine's float head."""
+"""The label head of a deployment-form model as the native engine has it: float weights, which it rounds itself."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from gradseg.models.spec import ModelSpec
 from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.engine import check_batch
 from gradseg.runtime.native_checks import HEAD
+from gradseg.runtime.native_frames import ForSizes, frame_resize, label_resize, packed
 from gradseg.runtime.native_library import ABI, open_library
 from gradseg.runtime.native_program import NativeOp, NativeProgram
 
@@ -50,12 +51,45 @@ class NativeEngine:
         self.calibration: Optional[Dict[str, Any]] = self._program.calibration
         self._labels: np.ndarray[Any, Any] = np.zeros((1, *self.frame_hw), np.uint8)
         self._plan = library.create(self._program, cores, isa)
+        self._resize, self._spread = ForSizes(frame_resize), ForSizes(label_resize)
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 BGR (1, h, w, 3) → uint8 labels (1, h, w), valid until the next call."""
         check_batch(batch, 1, self.frame_hw)
         self._plan.run(batch.ctypes.data, 3 * self.frame_hw[1], self._labels.ctypes.data)
         return self._labels
+
+    def expect(self, frame_hw: Tuple[int, int]) -> None:
+        """See `gradseg.runtime.engine.Loading`."""
+        self._resize.expect(frame_hw, self.frame_hw)
+        self._spread.expect(self.frame_hw, frame_hw)
+
+    def load(self, frame: np.ndarray[Any, Any]) -> bool:
+        """See `gradseg.runtime.engine.Loading`."""
+        frame_hw = (int(frame.shape[0]), int(frame.shape[1]))
+        resize = self._resize(frame_hw, self.frame_hw) if frame_hw != self.frame_hw and packed(frame) else None
+        return resize is not None and self._plan.load(resize.address, frame.ctypes.data, frame.strides[0])
+
+    def infer_loaded(self) -> np.ndarray[Any, Any]:
+        """As `infer`, of the frame that `load` took."""
+        self._plan.run(None, 0, self._labels.ctypes.data)
+        return self._labels
+
+    def spread(self, out: np.ndarray[Any, Any]) -> bool:
+        """See `gradseg.runtime.engine.Loading`."""
+        out_hw = (int(out.shape[0]), int(out.shape[1]))
+        repeat = self._spread(self.frame_hw, out_hw) if out_hw != self.frame_hw else None
+        if repeat is not None:
+            self._plan.spread(repeat.address, out.ctypes.data)
+        return repeat is not None
+
+    def borrow_core(self) -> None:
+        """See `gradseg.runtime.engine.Lending`."""
+        self._plan.borrow()
+
+    def return_core(self) -> None:
+        """See `gradseg.runtime.engine.Lending`."""
+        self._plan.give_back()
 
     def profile(self, batch: Optional[np.ndarray[Any, Any]] = None) -> List[Tuple[str, int, int, float]]:
         """(name, multiply-accumulates, bytes read and written, milliseconds) of each operator for one frame.

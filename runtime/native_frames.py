@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -82,15 +82,14 @@ class FrameResize:
         self._scratch: np.ndarray[Any, Any] = np.zeros(2 * FRAME_BLOCK * blocks + 32, np.int16)
         tables = (self._starts, self._order, self._across, self._rows, self._down)
         self._struct = ResizeStruct(out_width, out_height, blocks, *[table.ctypes.data for table in tables])
-        self._c, self._plan, self._scratch_at = c, ctypes.addressof(self._struct), self._scratch.ctypes.data
-        self.fits = fits
+        self.address, self._scratch_at = ctypes.addressof(self._struct), self._scratch.ctypes.data
+        self._c, self.fits = c, fits
 
     def __call__(self, frame: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> bool:
-        """Writes `out`, contiguous; False, and nothing is written, if the frame's pixels are not packed in its rows."""
-        row, pixel, byte = frame.strides
-        if (pixel, byte) != (3, 1) or row < 3 * frame.shape[1]:
+        """Writes `out`, contiguous; False, and nothing is written, if the frame is not `packed`."""
+        if not packed(frame):
             return False
-        self._c.gs_resize_frame(self._plan, frame.ctypes.data, row, out.ctypes.data, self._scratch_at)
+        self._c.gs_resize_frame(self.address, frame.ctypes.data, frame.strides[0], out.ctypes.data, self._scratch_at)
         return True
 
 
@@ -105,10 +104,36 @@ class LabelResize:
         self._rows = _nearest(out_height, height)
         tables = (self._starts, self._order, self._rows)
         self._struct = RepeatStruct(width, out_width, out_height, *[table.ctypes.data for table in tables])
-        self._c, self._plan = c, ctypes.addressof(self._struct)
+        self._c, self.address = c, ctypes.addressof(self._struct)
 
     def __call__(self, labels: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        self._c.gs_resize_labels(self._plan, labels.ctypes.data, out.ctypes.data)
+        self._c.gs_resize_labels(self.address, labels.ctypes.data, out.ctypes.data)
+
+
+class ForSizes:
+    """Keeps what `make` gives for a pair of sizes. It is made when the same pair comes again: then more of it will."""
+
+    def __init__(self, make: Callable[[Size, Size], Any]) -> None:
+        self._make, self._made, self._tried = make, None, False  # type: Any, Any, bool
+        self._sizes: Tuple[Size, Size] = ((0, 0), (0, 0))
+
+    def expect(self, from_hw: Size, to_hw: Size) -> None:
+        """Makes it now: that pair will come."""
+        if from_hw != to_hw:
+            self._sizes, self._made, self._tried = (from_hw, to_hw), self._make(from_hw, to_hw), True
+
+    def __call__(self, from_hw: Size, to_hw: Size) -> Any:
+        if (from_hw, to_hw) != self._sizes:
+            self._sizes, self._made, self._tried = (from_hw, to_hw), None, False
+        elif not self._tried:
+            self._made, self._tried = self._make(from_hw, to_hw), True
+        return self._made
+
+
+def packed(frame: np.ndarray[Any, Any]) -> bool:
+    """Whether the pixels of uint8 BGR (H, W, 3) lie side by side in each of its rows, one row below the other."""
+    row, pixel, byte = frame.strides
+    return (pixel, byte) == (3, 1) and row >= 3 * frame.shape[1]
 
 
 def frame_resize(from_hw: Size, to_hw: Size) -> Optional[FrameResize]:

@@ -19,7 +19,7 @@ import numpy as np
 from gradseg.models.errors import GradsegError
 from gradseg.runtime.native_program import NativeProgram
 
-ABI = 1
+ABI = 2
 VARIABLE = "GRADSEG_NATIVE_LIBRARY"
 BUILD = "build it where a C compiler is: pip install -e . (or give the .onnx to ONNX Runtime)"
 
@@ -109,8 +109,12 @@ class Library:
         ]
         self._c.gs_run.restype = None
         self._c.gs_run.argtypes = [pointer, pointer, ctypes.c_int64, pointer, pointer]
+        self._c.gs_load.restype = number
+        self._c.gs_load.argtypes = [pointer, pointer, pointer, ctypes.c_int64]
+        self._c.gs_spread.restype, self._c.gs_spread.argtypes = None, [pointer, pointer, pointer]
+        for function in (self._c.gs_borrow, self._c.gs_return, self._c.gs_destroy):
+            function.restype, function.argtypes = None, [pointer]
         self._c.gs_read.restype, self._c.gs_read.argtypes = number, [pointer, number, pointer]
-        self._c.gs_destroy.restype, self._c.gs_destroy.argtypes = None, [pointer]
 
     def peak(self, kind: int, rounds: int) -> int:
         """`gs_peak`."""
@@ -168,23 +172,43 @@ class NativePlan:
         self._c, self._handle, self._program = functions, handle, program
         self.nanoseconds: np.ndarray[Any, Any] = np.zeros(len(program.ops), np.int64)
 
-    def run(self, frame: int, stride: int, labels: int, profile: bool = False) -> None:
+    def load(self, resize: int, frame: int, stride: int) -> bool:
+        """Brings a frame in: addresses of a `gs_resize` and of uint8 BGR (H, W, 3) with `stride` bytes a row.
+
+        False if the resize is to another size: nothing was done.
+        """
+        return int(self._c.gs_load(self._open(), resize, frame, stride)) == 0
+
+    def run(self, frame: Optional[int], stride: int, labels: int, profile: bool = False) -> None:
         """One frame. Addresses of uint8 BGR (h, w, 3) with `stride` bytes a row, and of uint8 labels (h, w).
 
-        profile: what each operator took goes to `nanoseconds`.
+        frame: None for the one that `load` brought in. profile: what each operator took goes to `nanoseconds`.
         """
-        if not self._handle:
-            raise RuntimeError("the native engine was closed")
-        self._c.gs_run(self._handle, frame, stride, labels, self.nanoseconds.ctypes.data if profile else None)
+        self._c.gs_run(self._open(), frame, stride, labels, self.nanoseconds.ctypes.data if profile else None)
+
+    def spread(self, repeat: int, out: int) -> None:
+        """The last frame's labels at another size: addresses of a `gs_repeat` and of its uint8 (H, W)."""
+        self._c.gs_spread(self._open(), repeat, out)
+
+    def borrow(self) -> None:
+        """Has one thread stand aside until `give_back`; from any thread, also while `run` lasts. See `gs_borrow`."""
+        self._c.gs_borrow(self._open())
+
+    def give_back(self) -> None:
+        """Ends one `borrow`."""
+        self._c.gs_return(self._open())
 
     def read(self, tensor: int) -> Optional[np.ndarray[Any, Any]]:
         """A tensor of the last frame, (height, width, channels) as stored; None if it is never in memory."""
         known = self._program.tensors[tensor]
         shape = (known.height, known.width, known.channels)
         out: np.ndarray[Any, Any] = np.zeros(shape, np.int16 if known.dtype else np.uint8)
+        return out if self._c.gs_read(self._open(), tensor, out.ctypes.data) == 0 else None
+
+    def _open(self) -> int:
         if not self._handle:
             raise RuntimeError("the native engine was closed")
-        return out if self._c.gs_read(self._handle, tensor, out.ctypes.data) == 0 else None
+        return self._handle
 
     def close(self) -> None:
         handle, self._handle = self._handle, 0

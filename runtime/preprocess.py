@@ -6,14 +6,14 @@ the deployment-form ONNX) or, for a network that is fed directly, to `normalised
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.native_frames import frame_resize, label_resize
+from gradseg.runtime.native_frames import ForSizes, frame_resize, label_resize
 
 Size = Tuple[int, int]
 
@@ -38,26 +38,6 @@ def check_out(out: np.ndarray[Any, Any], shape: Tuple[int, ...], where: str) -> 
         raise GradsegError(f"{where}: out is {out.dtype} {out.shape}{layout}; needed: contiguous uint8 {shape}")
 
 
-class _ForSizes:
-    """Keeps what `make` gives for a pair of sizes. It is made when the same pair comes again: then more of it will."""
-
-    def __init__(self, make: Callable[[Size, Size], Any]) -> None:
-        self._make, self._made, self._tried = make, None, False  # type: Any, Any, bool
-        self._sizes: Tuple[Size, Size] = ((0, 0), (0, 0))
-
-    def expect(self, from_hw: Size, to_hw: Size) -> None:
-        """Makes it now: that pair will come."""
-        if from_hw != to_hw:
-            self._sizes, self._made, self._tried = (from_hw, to_hw), self._make(from_hw, to_hw), True
-
-    def __call__(self, from_hw: Size, to_hw: Size) -> Any:
-        if (from_hw, to_hw) != self._sizes:
-            self._sizes, self._made, self._tried = (from_hw, to_hw), None, False
-        elif not self._tried:
-            self._made, self._tried = self._make(from_hw, to_hw), True
-        return self._made
-
-
 class Preprocessor:
     """Frame at any size → batch of one at the network's size. Not thread-safe.
 
@@ -68,7 +48,7 @@ class Preprocessor:
     def __init__(self, input_hw: Tuple[int, int]) -> None:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         self._batch: np.ndarray[Any, Any] = np.empty((1, *self.input_hw, 3), np.uint8)
-        self._native = _ForSizes(frame_resize)
+        self._native = ForSizes(frame_resize)
 
     def __call__(self, frame: np.ndarray[Any, Any], out: Optional[np.ndarray[Any, Any]] = None) -> np.ndarray[Any, Any]:
         """uint8 BGR (H, W, 3) → uint8 BGR (1, h, w, 3).
@@ -127,7 +107,7 @@ class LabelResizer:
     """`resize_labels` for labels of one size after the other: faster where the native library is. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._native = _ForSizes(label_resize)
+        self._native = ForSizes(label_resize)
 
     def expect(self, labels_hw: Size, out_hw: Size) -> None:
         """Gets ready for labels of that size."""

@@ -14,12 +14,12 @@ from gradseg.runtime.native_program import NativeOp, NativeProgram, NativeTensor
 @dataclass
 class Ran:
     """tensors: index → integers (h, w, channels). exact: index → values before rounding, of every write; NaN where
-    nothing was written. labels: uint8 (h, w)."""
+    nothing was written. labels: uint8 (h, w). scores: the head's, int64 (h, w, classes)."""
 
     tensors: dict[int, np.ndarray[Any, Any]]
     exact: dict[int, np.ndarray[Any, Any]]
     labels: np.ndarray[Any, Any]
-    logits: np.ndarray[Any, Any]
+    scores: np.ndarray[Any, Any]
 
 
 def run(program: NativeProgram, frame: np.ndarray[Any, Any]) -> Ran:
@@ -32,8 +32,8 @@ def run(program: NativeProgram, frame: np.ndarray[Any, Any]) -> Ran:
         exact[index] = np.full(shape, np.nan)
     for op in program.ops[:-1]:
         step(program, op, tensors, exact)
-    logits = head(program.ops[-1], tensors)
-    return Ran(tensors, exact, logits.argmax(axis=2).astype(np.uint8), logits)
+    scores = head(program.ops[-1], tensors)
+    return Ran(tensors, exact, scores.argmax(axis=2).astype(np.uint8), scores)
 
 
 def step(program: NativeProgram, op: NativeOp, tensors: dict[int, Any], exact: dict[int, Any]) -> None:
@@ -108,9 +108,50 @@ def upsampled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return doubled
 
 
-def head(op: NativeOp, tensors: dict[int, Any]) -> np.ndarray[Any, Any]:
-    """float64 logits (h, w, classes)."""
+@dataclass
+class HeadIntegers:
+    """A label head's numbers as integers. weight: (classes, cin, kh, kw). bias, takes_part: (classes, kh, kw).
+
+    scale: what weights and biases were multiplied by. bits: of a class's number in a sum.
+    """
+
+    weight: np.ndarray[Any, Any]
+    bias: np.ndarray[Any, Any]
+    takes_part: np.ndarray[Any, Any]
+    scale: float
+    bits: int
+
+
+def head_integers(op: NativeOp) -> HeadIntegers:
     assert op.kind == HEAD and op.weight is not None and op.bias is not None
+    weight = op.weight.astype(np.float64)
+    bias = np.broadcast_to(op.bias.astype(np.float64)[:, None, None, None], (op.cout, 1, op.kh, op.kw))
+    terms = 255 * weight
+    # cumsum adds one term after another, as the library does
+    least = np.concatenate([bias, np.minimum(terms, 0)], 1).cumsum(1)[:, -1]
+    most = np.concatenate([bias, np.maximum(terms, 0)], 1).cumsum(1)[:, -1]
+    takes_part = most >= least.max(0)
+    bottom, top = np.where(takes_part, least, np.inf).min(0), np.where(takes_part, most, -np.inf).max(0)
+    middle, reach = (bottom + top) / 2, float(((top - bottom) / 2).max())
+    largest = float((np.abs(weight).max(1) * takes_part).max())
+    bits = min(op.cout - 1, 31).bit_length()
+    limit = 2.0 ** (31 - bits) - 2 - (255 * op.cin + 1) / 2
+    ratio = min(32639 / largest if largest else np.inf, limit / reach if reach else np.inf)
+    scale = 2.0 ** (np.frexp(ratio)[1] - 1) if np.isfinite(ratio) else 1.0
+    whole = np.rint(weight * scale * takes_part[:, None]).astype(np.int64)
+    start = np.rint((bias[:, 0] - middle) * scale * takes_part).astype(np.int64)
+    return HeadIntegers(whole, start, takes_part, scale, bits)
+
+
+def head(op: NativeOp, tensors: dict[int, Any]) -> np.ndarray[Any, Any]:
+    """int64 scores (h, w, classes), the least int64 where a class takes no part."""
+    known = head_integers(op)
+    limit = 1 << (31 - known.bits)
+    assert np.abs(known.weight).max() <= 32639
     source = tensors[op.input][:, :, : op.cin].astype(np.float64)
-    blocks = np.einsum("hwi,oiyx->hywxo", source, op.weight.astype(np.float64))
-    return np.asarray(blocks.reshape(op.out_h, op.out_w, -1) + op.bias)
+    # float64 products of such integers are exact, and so are their sums
+    blocks = np.einsum("hwi,oiyx->hywxo", source, known.weight.astype(np.float64)).astype(np.int64)
+    blocks = blocks + known.bias.transpose(1, 2, 0)[None, :, None]
+    assert np.abs(blocks).max() < limit
+    blocks[:] = np.where(known.takes_part.transpose(1, 2, 0)[None, :, None], blocks, np.iinfo(np.int64).min)
+    return np.asarray(blocks.reshape(op.out_h, op.out_w, -1))

@@ -1,6 +1,5 @@
 #include "frames.h"
 
-#include <stddef.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -23,12 +22,13 @@ TARGET static void across(const gs_resize *plan, const uint8_t *row, int16_t *ou
     }
 }
 
-TARGET void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int16_t *scratch) {
+TARGET void gs_resize_rows(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step,
+                           int32_t first, int32_t end, int16_t *scratch) {
     const int32_t bytes = plan->out_width * 3;
     int16_t *rows[2] = {scratch, scratch + (ptrdiff_t)plan->blocks * 16};
     int32_t held[2] = {-1, -1};
     const __m512i two = _mm512_set1_epi16(2);
-    for (int32_t y = 0; y < plan->out_height; y++, out += bytes) {
+    for (int32_t y = first; y < end; y++, out += out_step) {
         const int16_t *from[2];
         for (int32_t i = 0; i < 2; i++) {
             const int32_t row = plan->rows[2 * y + i];
@@ -38,10 +38,10 @@ TARGET void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in
             }
             from[i] = rows[row & 1];
         }
-        const __m512i first = _mm512_set1_epi16(plan->down[2 * y]), second = _mm512_set1_epi16(plan->down[2 * y + 1]);
+        const __m512i upper = _mm512_set1_epi16(plan->down[2 * y]), lower = _mm512_set1_epi16(plan->down[2 * y + 1]);
         for (int32_t x = 0; x < bytes; x += 32) {
-            const __m512i a = _mm512_mulhi_epi16(_mm512_loadu_si512(from[0] + x), first);
-            const __m512i b = _mm512_mulhi_epi16(_mm512_loadu_si512(from[1] + x), second);
+            const __m512i a = _mm512_mulhi_epi16(_mm512_loadu_si512(from[0] + x), upper);
+            const __m512i b = _mm512_mulhi_epi16(_mm512_loadu_si512(from[1] + x), lower);
             const __m512i sum = _mm512_srli_epi16(_mm512_add_epi16(_mm512_add_epi16(a, b), two), 2);
             const int32_t left = bytes - x;
             if (left >= 32)
@@ -52,10 +52,11 @@ TARGET void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in
     }
 }
 
-TARGET void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *out) {
+TARGET void gs_resize_label_rows(const gs_repeat *plan, const uint8_t *in, uint8_t *out, int32_t first, int32_t end) {
     const uint8_t *above = NULL;
-    for (int32_t y = 0; y < plan->out_height; y++, out += plan->out_width) {
-        if (y && plan->rows[y] == plan->rows[y - 1]) {
+    out += (ptrdiff_t)first * plan->out_width;
+    for (int32_t y = first; y < end; y++, out += plan->out_width) {
+        if (above && plan->rows[y] == plan->rows[y - 1]) {
             memcpy(out, above, (size_t)plan->out_width);
             continue;
         }
@@ -76,8 +77,21 @@ TARGET void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *
 }
 #else
 int32_t gs_frames_available(void) { return 0; }
-void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int16_t *scratch) {
-    (void)plan, (void)in, (void)in_step, (void)out, (void)scratch;
+void gs_resize_rows(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step, int32_t first,
+                    int32_t end, int16_t *scratch) {
+    (void)plan, (void)in, (void)in_step, (void)out, (void)out_step, (void)first, (void)end, (void)scratch;
 }
-void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *out) { (void)plan, (void)in, (void)out; }
+void gs_resize_label_rows(const gs_repeat *plan, const uint8_t *in, uint8_t *out, int32_t first, int32_t end) {
+    (void)plan, (void)in, (void)out, (void)first, (void)end;
+}
 #endif
+
+void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *out) {
+    gs_resize_label_rows(plan, in, out, 0, plan->out_height);
+}
+
+size_t gs_resize_scratch(const gs_resize *plan) { return 2 * 16 * (size_t)plan->blocks + 32; }
+
+void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int16_t *scratch) {
+    gs_resize_rows(plan, in, in_step, out, 3 * (int64_t)plan->out_width, 0, plan->out_height, scratch);
+}

@@ -9,6 +9,8 @@
 #define GS_ALIGN 64
 #define S16_LIMIT 8187 /* four of them and a rounding constant fit int16 */
 #define GS_HEAD_CHANNELS 512 /* most channels that a label head reads */
+#define GS_HEAD_CHUNK 32     /* classes numbered in the lowest bits of sums */
+#define GS_HEAD_WEIGHT 32639 /* most of a weight: 127 * 256 + 127, in two signed bytes */
 
 /* A convolution made ready. The sum over a kernel window is `steps` steps of 4 bytes; step k of a pixel lies at
  * offsets[k] from the pixel's address. Outputs come in blocks (16 * lanes channels, or 16 where `narrow`); weights are
@@ -24,7 +26,8 @@ typedef struct {
     float residual_scale;
 } gs_conv;
 
-/* A depthwise convolution: weights in `sets` phases of one vector of channels, (set, column, 4 vectors, 4 bytes each). */
+/* A depthwise convolution: weights in `sets` phases of one vector of channels, (set, 2, column, 4 vectors, 4 bytes each): the
+ * four bytes (above, here, below, 0), and those of the output a row further down, (0, above, here, below). */
 typedef struct {
     int32_t sets, channels;
     const int8_t *weights;
@@ -32,10 +35,14 @@ typedef struct {
     const int32_t *start;      /* as a gs_conv's */
 } gs_dw;
 
-/* Rows (class, position) of the head in groups of four: (group, cin, 4) weights and (group, 4) biases. */
+/* Rows (class, position) of the head in groups of four: weights are (group, four channels, row, 4), channels in the order
+ * 0, 2, 1, 3; start is (group, row). A sum of start and weights * (input << shift) is score << shift, and in its lowest bits
+ * stands (1 << shift) - 1 less the number of the class within its chunk: the greatest sum is that of the first of the best
+ * classes. Rows that take no part start, and stay, at the least int32. */
 typedef struct {
-    int32_t classes, cin, channels, positions; /* 1 or 4 */
-    const float *weights, *bias;
+    int32_t classes, channels, positions, shift; /* positions: 1 or 4 */
+    const int16_t *weights;
+    const int32_t *start, *start_less; /* start_less: for inputs less 128 */
 } gs_head;
 
 typedef struct {
@@ -47,9 +54,12 @@ typedef struct {
                  const uint8_t *residual, int32_t count, int32_t s16);
     /* One row; in: its first pixel, rows row_step bytes apart; dilation d. */
     void (*depthwise)(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out, int32_t count);
-    /* Two output rows of 2 * count pixels from input row `mid` and its neighbours; scratch: 2 * (count + 2) pixels of s16. */
+    /* That row and the one `dilation` further down, which goes to out + second. */
+    void (*depthwise_pair)(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out,
+                           ptrdiff_t second, int32_t count);
+    /* Two output rows of 2 * count pixels from input row `mid` and its neighbours. */
     void (*upsample)(const int16_t *above, const int16_t *mid, const int16_t *below, int32_t count, int32_t channels,
-                     int16_t *scratch, uint8_t *upper, uint8_t *lower);
+                     uint8_t *upper, uint8_t *lower);
     /* One row of inputs -> labels: one row, or two of twice the width. */
     void (*head)(const gs_head *head, const uint8_t *in, int32_t count, uint8_t *upper, uint8_t *lower);
     /* count pixels: maximum of 2x2, affine; channels a multiple of 16. */

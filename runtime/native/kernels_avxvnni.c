@@ -7,6 +7,7 @@
 #endif
 #include <cpuid.h>
 #define AVX_VNNI "%{vex%} vpdpbusd"
+#define AVX_VNNI_16 "%{vex%} vpdpwssd"
 #include "simd_avx2.h"
 
 static int available(void) {

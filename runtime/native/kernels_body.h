@@ -242,11 +242,12 @@ static void conv_pixels(const gs_conv *conv, const uint8_t *in, ptrdiff_t in_ste
 
 /* ---- depthwise ---- */
 
-/* One column of three rows: bytes (above, here, below, 0) of every channel. */
-INLINE V4 column(const uint8_t *in, ptrdiff_t rows) {
+/* One column of three rows, or of the four that two rows of outputs need: bytes (above, here, below, 0 or the fourth) of
+ * every channel. */
+INLINE V4 column(const uint8_t *in, ptrdiff_t rows, const int pair) {
     const V above = V_INPUT(V_LOAD(in - rows)), here = V_INPUT(V_LOAD(in)), below = V_INPUT(V_LOAD(in + rows));
-    const V zero = V_ZERO();
-    const V low = V_LO8(above, here), high = V_HI8(above, here), low2 = V_LO8(below, zero), high2 = V_HI8(below, zero);
+    const V fourth = pair ? V_INPUT(V_LOAD(in + 2 * rows)) : V_ZERO();
+    const V low = V_LO8(above, here), high = V_HI8(above, here), low2 = V_LO8(below, fourth), high2 = V_HI8(below, fourth);
     return (V4){V_LO16(low, low2), V_HI16(low, low2), V_LO16(high, high2), V_HI16(high, high2)};
 }
 
@@ -266,138 +267,180 @@ INLINE V dw_point(V4 left, V4 mid, V4 right, const int8_t *weights, const int32_
     return V_PACK16(V_PACK32(a, b), V_PACK32(c, d)); /* the unpacking's inverse: channels in order */
 }
 
-static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out, int32_t count) {
+INLINE void dw_store(uint8_t *to, V bytes, ptrdiff_t count) {
+    if (count >= BLOCK)
+        V_STORE(to, bytes);
+    else
+        v_store_part(to, bytes, (int)count);
+}
+
+/* The outputs of three columns, the first `bytes` bytes of them; in a pair the row below it too. */
+#define DW_OUTPUT(to, bytes, left, mid, right)                                                                   \
+    {                                                                                                            \
+        dw_store(to, dw_point(left, mid, right, weights, start, scale, bias), bytes);                            \
+        if (pair)                                                                                                \
+            dw_store((to) + second, dw_point(left, mid, right, weights + 12 * BLOCK, start, scale, bias), bytes); \
+    }
+
+INLINE void depthwise_rows(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out,
+                           ptrdiff_t second, int32_t count, const int pair) {
     const ptrdiff_t rows = row_step * dilation, channels = dw->channels, side = channels * dilation;
     if (channels % BLOCK == 0) { /* each column of taps serves three outputs */
         for (int set = 0; set < dw->sets; set++) {
-            const int8_t *weights = dw->weights + (ptrdiff_t)set * 12 * BLOCK;
+            const int8_t *weights = dw->weights + (ptrdiff_t)set * 24 * BLOCK;
             const F4 scale = f_load4(dw->scale + set * BLOCK), bias = f_load4(dw->bias + set * BLOCK);
             const int32_t *start = dw->start + set * BLOCK;
             for (int phase = 0; phase < dilation && phase < count; phase++) {
                 const uint8_t *p = in + phase * channels + set * BLOCK;
                 uint8_t *to = out + phase * channels + set * BLOCK;
-                V4 a = column(p - side, rows), b = column(p, rows), c;
+                V4 a = column(p - side, rows, pair), b = column(p, rows, pair), c;
                 int x = phase;
                 for (; x + 2 * dilation < count; x += 3 * dilation, p += 3 * side, to += 3 * side) {
-                    c = column(p + side, rows);
-                    V_STORE(to, dw_point(a, b, c, weights, start, scale, bias));
-                    a = column(p + 2 * side, rows);
-                    V_STORE(to + side, dw_point(b, c, a, weights, start, scale, bias));
-                    b = column(p + 3 * side, rows);
-                    V_STORE(to + 2 * side, dw_point(c, a, b, weights, start, scale, bias));
+                    c = column(p + side, rows, pair);
+                    DW_OUTPUT(to, BLOCK, a, b, c)
+                    a = column(p + 2 * side, rows, pair);
+                    DW_OUTPUT(to + side, BLOCK, b, c, a)
+                    b = column(p + 3 * side, rows, pair);
+                    DW_OUTPUT(to + 2 * side, BLOCK, c, a, b)
                 }
                 if (x < count) {
-                    c = column(p + side, rows);
-                    V_STORE(to, dw_point(a, b, c, weights, start, scale, bias));
+                    c = column(p + side, rows, pair);
+                    DW_OUTPUT(to, BLOCK, a, b, c)
                     if (x + dilation < count) {
-                        a = column(p + 2 * side, rows);
-                        V_STORE(to + side, dw_point(b, c, a, weights, start, scale, bias));
+                        a = column(p + 2 * side, rows, pair);
+                        DW_OUTPUT(to + side, BLOCK, b, c, a)
                     }
                 }
             }
         }
         return;
     }
+    const ptrdiff_t bytes = count * channels; /* the row as one run of bytes, channels with a period */
 #if LANES == 4
     if (channels == 16 && dilation == 1) { /* four pixels in a vector: their neighbours' taps are a lane further */
+        const int8_t *weights = dw->weights;
+        const int32_t *start = dw->start;
         const F4 scale = f_load4(dw->scale), bias = f_load4(dw->bias);
-        V4 before = column(in - BLOCK, rows), here = column(in, rows);
-        for (int32_t x = 0; x < count; x += 4) {
-            const V4 after = column(in + (x + 4) * 16, rows);
+        V4 before = column(in - BLOCK, rows, pair), here = column(in, rows, pair);
+        for (ptrdiff_t at = 0; at < bytes; at += BLOCK) {
+            const V4 after = column(in + at + BLOCK, rows, pair);
             const V4 left = {v_last_lane(before.a, here.a), v_last_lane(before.b, here.b), v_last_lane(before.c, here.c),
                              v_last_lane(before.d, here.d)};
             const V4 right = {v_first_lane(here.a, after.a), v_first_lane(here.b, after.b), v_first_lane(here.c, after.c),
                               v_first_lane(here.d, after.d)};
-            const V result = dw_point(left, here, right, dw->weights, dw->start, scale, bias);
-            if (count - x >= 4)
-                V_STORE(out + x * 16, result);
-            else
-                v_store_part(out + x * 16, result, (count - x) * 16);
+            DW_OUTPUT(out + at, bytes - at, left, here, right)
             before = here;
             here = after;
         }
         return;
     }
 #endif
-    const ptrdiff_t bytes = count * channels; /* the row as one run of bytes, channels with a period */
     int set = 0;
     for (ptrdiff_t at = 0; at < bytes; at += BLOCK, set = set + 1 == dw->sets ? 0 : set + 1) {
+        const int8_t *weights = dw->weights + (ptrdiff_t)set * 24 * BLOCK;
+        const int32_t *start = dw->start + set * BLOCK;
         const F4 scale = f_load4(dw->scale + set * BLOCK), bias = f_load4(dw->bias + set * BLOCK);
-        const V result = dw_point(column(in + at - side, rows), column(in + at, rows), column(in + at + side, rows),
-                                  dw->weights + (ptrdiff_t)set * 12 * BLOCK, dw->start + set * BLOCK, scale, bias);
-        if (bytes - at >= BLOCK)
-            V_STORE(out + at, result);
-        else
-            v_store_part(out + at, result, (int)(bytes - at));
+        const V4 left = column(in + at - side, rows, pair), mid = column(in + at, rows, pair),
+                 right = column(in + at + side, rows, pair);
+        DW_OUTPUT(out + at, bytes - at, left, mid, right)
     }
+}
+
+static void depthwise(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out, int32_t count) {
+    depthwise_rows(dw, in, row_step, dilation, out, 0, count, 0);
+}
+
+static void depthwise_pair(const gs_dw *dw, const uint8_t *in, ptrdiff_t row_step, int32_t dilation, uint8_t *out,
+                           ptrdiff_t second, int32_t count) {
+    depthwise_rows(dw, in, row_step, dilation, out, second, count, 1);
 }
 
 /* ---- upsampling ---- */
 
-/* (3 * near + far + 2) / 4 of `bytes` bytes of s16. */
-INLINE void blend_rows(const int16_t *near_row, const int16_t *far_row, ptrdiff_t count, int16_t *to) {
-    for (ptrdiff_t i = 0; i < count; i += 8 * LANES) {
-        const V a = V_LOAD(near_row + i), b = V_LOAD(far_row + i);
-        const V sum = V_ADD16(V_ADD16(V_ADD16(a, a), V_ADD16(a, b)), V_SET16(2));
-        V_STORE(to + i, V_SRA16(sum, 2));
-    }
+/* Rows: (3 * near + far + 2) / 4, above and below a row of inputs. Columns: (3 * near + far + 16) / 32, left and right of
+ * one: eighths of a step become steps. */
+typedef struct {
+    V upper, lower;
+} Rows;
+
+INLINE V thrice(V v, int constant) { return V_ADD16(V_ADD16(V_ADD16(v, v), V_SET16(constant)), v); }
+
+INLINE Rows blended(const int16_t *above, const int16_t *mid, const int16_t *below) {
+    const V near_sum = thrice(V_LOAD(mid), 2);
+    return (Rows){V_SRA16(V_ADD16(near_sum, V_LOAD(above)), 2), V_SRA16(V_ADD16(near_sum, V_LOAD(below)), 2)};
 }
 
-INLINE V blend(V near_pixel, V far_pixel) { /* (3 * near + far + 16) / 32: eighths of a step become steps */
-    const V twice = V_ADD16(near_pixel, near_pixel);
-    return V_SRA16(V_ADD16(V_ADD16(twice, V_SET16(16)), V_ADD16(near_pixel, far_pixel)), 5);
+INLINE V beside(V near_sum, V far_pixel) { return V_SRA16(V_ADD16(near_sum, far_pixel), 5); }
+
+/* A pixel's block of channels in two vectors, with its neighbours' -> the two outputs side by side. */
+INLINE void side_by_side(V left_low, V left_high, V low, V high, V right_low, V right_high, uint8_t *to, ptrdiff_t channels) {
+    low = thrice(low, 16), high = thrice(high, 16);
+    V_STORE(to, v_natural(V_PACK16(beside(low, left_low), beside(high, left_high))));
+    V_STORE(to + channels, v_natural(V_PACK16(beside(low, right_low), beside(high, right_high))));
 }
 
-INLINE void upsampled_row(const int16_t *row, int32_t count, int32_t channels, uint8_t *to) {
-    if (channels % BLOCK == 0) {
-        for (int32_t x = 0; x < count; x++)
-            for (int32_t c = 0; c < channels; c += BLOCK) {
-                const int16_t *p = row + (ptrdiff_t)x * channels + c;
-                const V low = V_LOAD(p), high = V_LOAD(p + BLOCK / 2);
-                const V low_left = V_LOAD(p - channels), high_left = V_LOAD(p - channels + BLOCK / 2);
-                const V low_right = V_LOAD(p + channels), high_right = V_LOAD(p + channels + BLOCK / 2);
-                uint8_t *pair = to + 2 * (ptrdiff_t)x * channels + c;
-                V_STORE(pair, v_natural(V_PACK16(blend(low, low_left), blend(high, high_left))));
-                V_STORE(pair + channels, v_natural(V_PACK16(blend(low, low_right), blend(high, high_right))));
-            }
-        return;
-    }
-#if LANES > 1
-    if (channels == 16 && count % (LANES / 2) == 0) { /* whole pixels in a vector */
-        for (int32_t x = 0; x < count; x += LANES / 2) {
-            const int16_t *p = row + (ptrdiff_t)x * 16;
-            const V mid = V_LOAD(p);
-            V_STORE(to + 32 * x, v_alternate16(blend(mid, V_LOAD(p - 16)), blend(mid, V_LOAD(p + 16))));
-        }
-        return;
-    }
-#endif
-    for (int32_t x = 0; x < count; x++)
+/* One pixel's channels from the first to before the last: rows as for `upsample`; left, right: how far its neighbours are. */
+static void upsampled_pixel(const int16_t *above, const int16_t *mid, const int16_t *below, ptrdiff_t left, ptrdiff_t right,
+                            int32_t channels, uint8_t *upper, uint8_t *lower) {
+    for (int half = 0; half < 2; half++) {
+        const int16_t *far_row = half ? below : above;
+        uint8_t *to = half ? lower : upper;
         for (int32_t c = 0; c < channels; c++) {
-            const int16_t *p = row + (ptrdiff_t)x * channels + c;
-            const int near_sum = 3 * p[0] + 16, left = (near_sum + p[-channels]) >> 5, right = (near_sum + p[channels]) >> 5;
-            uint8_t *pair = to + 2 * (ptrdiff_t)x * channels + c;
-            pair[0] = (uint8_t)(left < 0 ? 0 : left > 255 ? 255 : left);
-            pair[channels] = (uint8_t)(right < 0 ? 0 : right > 255 ? 255 : right);
+            const int near_sum = 3 * ((3 * mid[c] + far_row[c] + 2) >> 2) + 16;
+            const int before = (near_sum + ((3 * mid[c + left] + far_row[c + left] + 2) >> 2)) >> 5;
+            const int after = (near_sum + ((3 * mid[c + right] + far_row[c + right] + 2) >> 2)) >> 5;
+            to[c] = (uint8_t)(before < 0 ? 0 : before > 255 ? 255 : before);
+            to[c + channels] = (uint8_t)(after < 0 ? 0 : after > 255 ? 255 : after);
         }
+    }
 }
 
 static void upsample(const int16_t *above, const int16_t *mid, const int16_t *below, int32_t count, int32_t channels,
-                     int16_t *scratch, uint8_t *upper, uint8_t *lower) {
-    int16_t *row = scratch + channels;
-    const size_t pixel = (size_t)channels * sizeof(int16_t);
-    for (int half = 0; half < 2; half++) {
-        blend_rows(mid, half ? below : above, (ptrdiff_t)count * channels, row);
-        memcpy(row - channels, row, pixel); /* edges repeated */
-        memcpy(row + (ptrdiff_t)count * channels, row + (ptrdiff_t)(count - 1) * channels, pixel);
-        upsampled_row(row, count, channels, half ? lower : upper);
+                     uint8_t *upper, uint8_t *lower) {
+    if (channels % BLOCK == 0) {
+        for (int32_t c = 0; c < channels; c += BLOCK) {
+            const int16_t *p = mid + c, *a = above + c, *b = below + c;
+            Rows low = blended(a, p, b), high = blended(a + BLOCK / 2, p + BLOCK / 2, b + BLOCK / 2);
+            Rows left_low = low, left_high = high, right_low, right_high; /* edges repeated */
+            for (int32_t x = 0; x < count; x++) {
+                const ptrdiff_t at = (ptrdiff_t)(x + 1 < count ? x + 1 : x) * channels, to = 2 * (ptrdiff_t)x * channels + c;
+                right_low = blended(a + at, p + at, b + at);
+                right_high = blended(a + at + BLOCK / 2, p + at + BLOCK / 2, b + at + BLOCK / 2);
+                side_by_side(left_low.upper, left_high.upper, low.upper, high.upper, right_low.upper, right_high.upper,
+                             upper + to, channels);
+                side_by_side(left_low.lower, left_high.lower, low.lower, high.lower, right_low.lower, right_high.lower,
+                             lower + to, channels);
+                left_low = low, left_high = high, low = right_low, high = right_high;
+            }
+        }
+        return;
+    }
+    int32_t x = 0;
+#if LANES > 1
+    if (channels == 16) { /* whole pixels in a vector, between those at the edges */
+        upsampled_pixel(above, mid, below, 0, count > 1 ? 16 : 0, 16, upper, lower);
+        for (x = 1; x + LANES / 2 < count; x += LANES / 2) {
+            const ptrdiff_t at = 16 * (ptrdiff_t)x;
+            const Rows left = blended(above + at - 16, mid + at - 16, below + at - 16);
+            const Rows here = blended(above + at, mid + at, below + at);
+            const Rows right = blended(above + at + 16, mid + at + 16, below + at + 16);
+            const V up = thrice(here.upper, 16), low = thrice(here.lower, 16);
+            V_STORE(upper + 2 * at, v_alternate16(beside(up, left.upper), beside(up, right.upper)));
+            V_STORE(lower + 2 * at, v_alternate16(beside(low, left.lower), beside(low, right.lower)));
+        }
+    }
+#endif
+    for (; x < count; x++) {
+        const ptrdiff_t at = (ptrdiff_t)x * channels;
+        upsampled_pixel(above + at, mid + at, below + at, x ? -channels : 0, x + 1 < count ? channels : 0, channels,
+                        upper + 2 * at, lower + 2 * at);
     }
 }
 
 /* ---- label head ---- */
 
 #define HEAD_PIXELS 16
-#define HEAD_VECTORS (4 / LANES)
+#define HEAD_VECTORS (4 / LANES) /* with 32 bits for each of those pixels */
 #if LANES == 4
 #define HEAD_EACH(F) F(0)
 #elif LANES == 2
@@ -406,97 +449,154 @@ static void upsample(const int16_t *above, const int16_t *mid, const int16_t *be
 #define HEAD_EACH(F) F(0) F(1) F(2) F(3)
 #endif
 typedef struct {
-    F4 of[HEAD_VECTORS];
-} Scores;
+    V4 of[HEAD_VECTORS];
+} Scores; /* of four rows of the head */
 
-/* HEAD_PIXELS pixels of 16 channels from c on -> floats, channel by channel. */
-INLINE void transposed(const uint8_t *in, int32_t channels, float *to) {
-    uint8_t bytes[16][16];
-    Q a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = Q_LOAD(in + (ptrdiff_t)i * channels);
-    for (int stage = 0; stage < 4; stage++) {
-        for (int i = 0; i < 8; i++) {
-            b[2 * i] = Q_LO8(a[i], a[i + 8]);
-            b[2 * i + 1] = Q_HI8(a[i], a[i + 8]);
+#ifdef HEAD_BYTES_START
+#define HEAD_STEPS 4 /* for 16 channels: four bytes each */
+#else
+#define HEAD_STEPS 8 /* for 16 channels: channels 0 and 2 of four as int16, times 1 << shift, then 1 and 3 */
+#endif
+
+/* HEAD_PIXELS pixels of 16 channels -> HEAD_STEPS times HEAD_VECTORS vectors, in the order that v_natural puts right. */
+INLINE void head_inputs(const uint8_t *in, const int32_t channels, int shift, V *to) {
+    const ptrdiff_t step = LANES * (ptrdiff_t)channels;
+    (void)shift;
+    _Pragma("GCC unroll 4") for (int v = 0; v < HEAD_VECTORS; v++) {
+        const uint8_t *p = in + 4 * v * step;
+        const V a = v_gather(p, channels), b = v_gather(p + step, channels), c = v_gather(p + 2 * step, channels),
+                d = v_gather(p + 3 * step, channels);
+        const V first = V_LO32(a, b), second = V_HI32(a, b), third = V_LO32(c, d), fourth = V_HI32(c, d);
+        const V fours[4] = {V_LO64(first, third), V_HI64(first, third), V_LO64(second, fourth), V_HI64(second, fourth)};
+        _Pragma("GCC unroll 4") for (int q = 0; q < 4; q++) {
+#ifdef HEAD_BYTES_START
+            to[q * HEAD_VECTORS + v] = v_four_bytes(fours[q]);
+#else
+            to[2 * q * HEAD_VECTORS + v] = v_even(fours[q], shift);
+            to[(2 * q + 1) * HEAD_VECTORS + v] = v_odd(fours[q], shift);
+#endif
         }
-        for (int i = 0; i < 16; i++) a[i] = b[i];
     }
-    for (int i = 0; i < 16; i++) Q_STORE(bytes[i], a[i]);
-    for (int c = 0; c < 16; c++)
-        for (int i = 0; i < HEAD_PIXELS; i++) to[c * HEAD_PIXELS + i] = (float)bytes[c][i];
 }
 
-#define SCORE_START(v) score.of[v] = (F4){F_SET(bias[0]), F_SET(bias[1]), F_SET(bias[2]), F_SET(bias[3])};
-#define SCORE_SUM(v)                                           \
-    {                                                          \
-        const F value = F_LOAD(pixels + v * 4 * LANES);        \
-        score.of[v].a = F_FMA(value, first, score.of[v].a);      \
-        score.of[v].b = F_FMA(value, second, score.of[v].b);     \
-        score.of[v].c = F_FMA(value, third, score.of[v].c);      \
-        score.of[v].d = F_FMA(value, fourth, score.of[v].d);     \
-    }
-INLINE Scores scores(const float *pixels, const float *weights, const float *bias, int32_t cin) {
+#define SCORE_START(v) score.of[v] = (V4){V_SET32(start[0]), V_SET32(start[1]), V_SET32(start[2]), V_SET32(start[3])};
+#define SCORE_ZERO(v) score.of[v] = (V4){V_ZERO(), V_ZERO(), V_ZERO(), V_ZERO()};
+#define SCORE_SUM(v)                                                    \
+    V_DOT_ROW(score.of[v].a, inputs[k * HEAD_VECTORS + v], four, 0);    \
+    V_DOT_ROW(score.of[v].b, inputs[k * HEAD_VECTORS + v], four, 1);    \
+    V_DOT_ROW(score.of[v].c, inputs[k * HEAD_VECTORS + v], four, 2);    \
+    V_DOT_ROW(score.of[v].d, inputs[k * HEAD_VECTORS + v], four, 3);
+#define SCORE_SHIFT(v)                                                                                       \
+    score.of[v] = (V4){v_shl32(score.of[v].a, bits), v_shl32(score.of[v].b, bits), v_shl32(score.of[v].c, bits), \
+                       v_shl32(score.of[v].d, bits)};
+#define SCORE_ADD_START(v)                                             \
+    score.of[v].a = V_ADD32(score.of[v].a, V_SET32(start[0]));         \
+    score.of[v].b = V_ADD32(score.of[v].b, V_SET32(start[1]));         \
+    score.of[v].c = V_ADD32(score.of[v].c, V_SET32(start[2]));         \
+    score.of[v].d = V_ADD32(score.of[v].d, V_SET32(start[3]));
+
+/* Sums of a group of rows. */
+INLINE Scores scores(const gs_head *head, const V *inputs, int32_t group, const int32_t channels, int shift) {
     Scores score;
-    HEAD_EACH(SCORE_START)
-    for (int32_t k = 0; k < cin; k++, weights += 4, pixels += HEAD_PIXELS) {
-        const F first = F_SET(weights[0]), second = F_SET(weights[1]), third = F_SET(weights[2]), fourth = F_SET(weights[3]);
-        HEAD_EACH(SCORE_SUM)
+    (void)shift;
+#ifdef HEAD_BYTES_START /* dot products of bytes: with the weights' upper bytes, then with their lower ones */
+    const int32_t *start = head->HEAD_BYTES_START + 4 * group;
+    const V *const all = inputs;
+    HEAD_EACH(SCORE_ZERO)
+    _Pragma("GCC unroll 2") for (int part = 0; part < 2; part++) {
+        const int16_t *weights = head->weights + 4 * (ptrdiff_t)group * channels;
+        const int bits = part ? shift : 8;
+        inputs = all;
+        for (int32_t c = 0; c < channels; c += 16, inputs += 4 * HEAD_VECTORS, weights += 64) {
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+                const V four = part ? v_lower(weights + 16 * k) : v_upper(weights + 16 * k);
+                HEAD_EACH(SCORE_SUM)
+            }
+        }
+        HEAD_EACH(SCORE_SHIFT)
     }
+    HEAD_EACH(SCORE_ADD_START)
+#else
+    const int16_t *weights = head->weights + 4 * (ptrdiff_t)group * channels;
+    const int32_t *start = head->start + 4 * group;
+    HEAD_EACH(SCORE_START)
+    for (int32_t c = 0; c < channels; c += 16, inputs += 8 * HEAD_VECTORS, weights += 64) {
+        _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++) {
+            const int16_t *four = weights + 16 * (k / 2) + 2 * (k % 2);
+            HEAD_EACH(SCORE_SUM)
+        }
+    }
+#endif
     return score;
 }
 
-#define HEAD_START(v)                                                \
-    best.of[v] = (F4){lowest, lowest, lowest, lowest};                \
+#define HEAD_START(v)                                  \
+    most[v] = (V4){lowest, lowest, lowest, lowest};    \
     index[v] = (V4){V_ZERO(), V_ZERO(), V_ZERO(), V_ZERO()};
-#define HEAD_BETTER(v)                                                     \
-    F_BETTER(score.of[v].a, best.of[v].a, index[v].a, which);                \
-    F_BETTER(score.of[v].b, best.of[v].b, index[v].b, which);                \
-    F_BETTER(score.of[v].c, best.of[v].c, index[v].c, which);                \
-    F_BETTER(score.of[v].d, best.of[v].d, index[v].d, which);
-#define HEAD_STORE(v)                                                                            \
-    v_store_pairs(upper + v * 8 * LANES, V_OR(index[v].a, V_SHL32(index[v].b, 8)));              \
-    v_store_pairs(lower + v * 8 * LANES, V_OR(index[v].c, V_SHL32(index[v].d, 8)));
-#define HEAD_BEST(v)                                                       \
-    F_BETTER(score.of[v].a, best.of[v].a, index[v].a, V_SET32(4 * g));       \
-    F_BETTER(score.of[v].b, best.of[v].a, index[v].a, V_SET32(4 * g + 1));   \
-    F_BETTER(score.of[v].c, best.of[v].a, index[v].a, V_SET32(4 * g + 2));   \
-    F_BETTER(score.of[v].d, best.of[v].a, index[v].a, V_SET32(4 * g + 3));
-#define HEAD_STORE_SINGLE(v) v_store_single(upper + v * 4 * LANES, index[v].a);
+#define CHUNK_START(v) best.of[v] = (V4){lowest, lowest, lowest, lowest};
+#define CHUNK_BEST(v)                                          \
+    best.of[v].a = V_MAX32(best.of[v].a, score.of[v].a);       \
+    best.of[v].b = V_MAX32(best.of[v].b, score.of[v].b);       \
+    best.of[v].c = V_MAX32(best.of[v].c, score.of[v].c);       \
+    best.of[v].d = V_MAX32(best.of[v].d, score.of[v].d);
+/* A chunk's best class counts where its score is greater than those before; classes lie in the lowest bits, inverted. */
+#define HEAD_BETTER(v, row)                                                                       \
+    {                                                                                             \
+        const V sum = best.of[v].row, limit = V_OR(most[v].row, low);                              \
+        index[v].row = V_PICK(sum, limit, V_OR(V_ANDNOT(sum, low), V_SET32(named)), index[v].row); \
+        most[v].row = V_PICK(sum, limit, sum, most[v].row);                                        \
+    }
+#define HEAD_BETTER_4(v) HEAD_BETTER(v, a) HEAD_BETTER(v, b) HEAD_BETTER(v, c) HEAD_BETTER(v, d)
+#define HEAD_BETTER_1(v)                                                                                             \
+    best.of[v].a = V_MAX32(V_MAX32(best.of[v].a, best.of[v].b), V_MAX32(best.of[v].c, best.of[v].d));                 \
+    HEAD_BETTER(v, a)
+#define HEAD_STORE_4(v)                                                                                     \
+    v_store_pairs(upper + v * 8 * LANES, v_natural(V_OR(index[v].a, V_SHL32(index[v].b, 8))));              \
+    v_store_pairs(lower + v * 8 * LANES, v_natural(V_OR(index[v].c, V_SHL32(index[v].d, 8))));
+#define HEAD_STORE_1(v) v_store_single(upper + v * 4 * LANES, v_natural(index[v].a));
 
-INLINE void head_tile(const gs_head *head, const float *pixels, const int cin, uint8_t *upper, uint8_t *lower) {
-    const F lowest = F_SET(-__builtin_inff());
-    Scores best;
-    V4 index[HEAD_VECTORS];
+/* Rows are four positions of one class, or four classes. */
+INLINE void head_tile(const gs_head *head, const uint8_t *in, const int32_t channels, uint8_t *upper, uint8_t *lower) {
+    const int four = head->positions == 4, shift = head->shift;
+    const int32_t groups = four ? head->classes : (head->classes + 3) / 4, chunk = four ? GS_HEAD_CHUNK : GS_HEAD_CHUNK / 4;
+    const V lowest = V_SET32(INT32_MIN), low = V_SET32((1 << shift) - 1);
+    V inputs[GS_HEAD_CHANNELS / 16 * HEAD_STEPS * HEAD_VECTORS];
+    V4 most[HEAD_VECTORS], index[HEAD_VECTORS];
+    _Pragma("GCC unroll 1") for (int32_t c = 0; c < channels; c += 16)
+        head_inputs(in + c, channels, shift, inputs + c / 16 * HEAD_STEPS * HEAD_VECTORS);
     HEAD_EACH(HEAD_START)
-    if (head->positions == 4) {
-        for (int g = 0; g < head->classes; g++) {
-            const Scores score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
-            const V which = V_SET32(g);
-            HEAD_EACH(HEAD_BETTER)
+    for (int32_t first = 0, named = 0; first < groups; first += chunk, named += GS_HEAD_CHUNK) {
+        const int32_t end = first + chunk < groups ? first + chunk : groups;
+        Scores best;
+        HEAD_EACH(CHUNK_START)
+        for (int32_t g = first; g < end; g++) {
+            const Scores score = scores(head, inputs, g, channels, shift);
+            HEAD_EACH(CHUNK_BEST)
         }
-        HEAD_EACH(HEAD_STORE)
-        return;
+        if (four) {
+            HEAD_EACH(HEAD_BETTER_4)
+        } else {
+            HEAD_EACH(HEAD_BETTER_1)
+        }
     }
-    for (int g = 0; 4 * g < head->classes; g++) {
-        const Scores score = scores(pixels, head->weights + (ptrdiff_t)g * cin * 4, head->bias + 4 * g, cin);
-        HEAD_EACH(HEAD_BEST)
+    if (four) {
+        HEAD_EACH(HEAD_STORE_4)
+    } else {
+        HEAD_EACH(HEAD_STORE_1)
     }
-    HEAD_EACH(HEAD_STORE_SINGLE)
 }
 
 static void head_row(const gs_head *head, const uint8_t *in, int32_t count, uint8_t *upper, uint8_t *lower) {
-    float pixels[GS_HEAD_CHANNELS * HEAD_PIXELS] __attribute__((aligned(GS_ALIGN)));
     const int wide = head->positions == 4 ? 2 : 1;
     for (int32_t x = 0; x < count; x += HEAD_PIXELS) {
         const uint8_t *p = in + (ptrdiff_t)x * head->channels;
         uint8_t rest[2][2 * HEAD_PIXELS];
         const int part = count - x < HEAD_PIXELS; /* the last ones: labels go there first; bytes behind the row are read */
         uint8_t *to_upper = part ? rest[0] : upper + wide * x, *to_lower = part ? rest[1] : lower + wide * x;
-        for (int c = 0; c < head->channels; c += 16) transposed(p + c, head->channels, pixels + c * HEAD_PIXELS);
-        if (head->cin == 16)
-            head_tile(head, pixels, 16, to_upper, to_lower);
+        if (head->channels == 16)
+            head_tile(head, p, 16, to_upper, to_lower);
         else
-            head_tile(head, pixels, head->cin, to_upper, to_lower);
+            head_tile(head, p, head->channels, to_upper, to_lower);
         if (part) {
             memcpy(upper + wide * x, rest[0], (size_t)(wide * (count - x)));
             if (wide == 2) memcpy(lower + wide * x, rest[1], (size_t)(wide * (count - x)));
@@ -572,4 +672,4 @@ static int64_t peak(int32_t kind, int64_t rounds) {
     return rest == seed ? done + 1 : done;
 }
 
-const gs_kernels KERNELS = {KERNELS_NAME, LANES, available, conv_pixels, depthwise, upsample, head_row, pool, add, peak};
+const gs_kernels KERNELS = {KERNELS_NAME, LANES, available, conv_pixels, depthwise, depthwise_pair, upsample, head_row, pool, add, peak};

@@ -6,10 +6,8 @@
 #include <time.h>
 
 #include "kernels.h"
-#include "prepare.h"
-#include "threads.h"
-
-#define PIECES_PER_THREAD 16 /* so that a thread that is held up leaves little behind */
+#include "frames.h"
+#include "stages.h"
 
 static const gs_kernels *const ALL[] = {
 #if defined(__x86_64__)
@@ -46,13 +44,18 @@ const char *gs_isa(const char *wanted) {
 
 struct gs_plan {
     gs_program program;
+    gs_stages stages;
     gs_team *team;
     int32_t threads;
-    uint8_t **scratch; /* one per thread */
+    uint8_t **scratch; /* one per thread, of `room` bytes */
+    size_t room;
     const uint8_t *frame;
     int64_t frame_stride;
+    const gs_resize *resize;
+    const gs_repeat *repeat;
+    uint8_t *spread;
     uint8_t *labels;
-    int64_t *nanoseconds;
+    int64_t *nanoseconds, since; /* since: the end of the stage before */
 };
 
 static int64_t now(void) {
@@ -61,33 +64,38 @@ static int64_t now(void) {
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-static void copy_row(gs_plan *plan, int32_t y) {
-    const gs_memory *frame = &plan->program.memory[0];
-    memcpy(frame->at + (ptrdiff_t)y * frame->row, plan->frame + (int64_t)y * plan->frame_stride,
-           (size_t)plan->program.tensors[0].width * 3);
-}
-
-static void conv_row(gs_plan *plan, const gs_step *step, const gs_op *op, int32_t y, uint8_t *scratch) {
+/* One row; `from`: its inputs. */
+static void conv_row(const gs_plan *plan, int32_t index, int32_t y, const uint8_t *from) {
     const gs_program *program = &plan->program;
+    const gs_op *op = &program->ops[index];
     const gs_memory *in = &program->memory[op->in], *out = &program->memory[op->out];
-    const uint8_t *from;
     const ptrdiff_t to = ((ptrdiff_t)y * op->oy + op->py) * out->row + (ptrdiff_t)op->px * out->pixel;
     const uint8_t *residual = op->residual < 0 ? NULL : program->memory[op->residual].at + to;
-    if (step->fused) { /* the depthwise convolution's row goes from cache to cache */
-        const gs_op *first = &program->ops[step->fused - 1];
-        const gs_memory *source = &program->memory[first->in];
-        program->kernels->depthwise(&step->dw, source->at + (ptrdiff_t)y * source->row, source->row, first->dy, scratch,
-                                    op->out_w);
-        from = scratch;
-    } else {
-        from = in->at + ((ptrdiff_t)y * op->sy - op->pt) * in->row - (ptrdiff_t)op->pl * in->pixel;
-    }
-    const int32_t s16 = program->tensors[op->out].dtype == GS_S16;
-    program->kernels->conv(&step->conv, from, (ptrdiff_t)op->sx * in->pixel, out->at + to + op->out_offset,
-                           (ptrdiff_t)op->ox * out->pixel, residual, op->out_w, s16);
+    program->kernels->conv(&program->steps[index].conv, from, (ptrdiff_t)op->sx * in->pixel, out->at + to + op->out_offset,
+                           (ptrdiff_t)op->ox * out->pixel, residual, op->out_w, program->tensors[op->out].dtype == GS_S16);
 }
 
-static void row_of(gs_plan *plan, int32_t index, int32_t y, uint8_t *scratch) {
+/* A depthwise convolution and the 1x1 behind it, from cache to cache: two rows at a time where they share inputs. */
+static void fused_rows(const gs_plan *plan, int32_t index, int32_t first, int32_t end, uint8_t *scratch) {
+    const gs_program *program = &plan->program;
+    const gs_op *op = &program->ops[index], *depthwise = &program->ops[program->steps[index].fused - 1];
+    const gs_dw *dw = &program->steps[index].dw;
+    const gs_memory *in = &program->memory[depthwise->in];
+    const ptrdiff_t second = op->out_w * in->pixel;
+    for (int32_t y = first; y < end;) {
+        const uint8_t *from = in->at + (ptrdiff_t)y * in->row;
+        if (depthwise->dy == 1 && y + 1 < end) {
+            program->kernels->depthwise_pair(dw, from, in->row, 1, scratch, second, op->out_w);
+            conv_row(plan, index, y++, scratch);
+            conv_row(plan, index, y++, scratch + second);
+        } else {
+            program->kernels->depthwise(dw, from, in->row, depthwise->dy, scratch, op->out_w);
+            conv_row(plan, index, y++, scratch);
+        }
+    }
+}
+
+static void row_of(gs_plan *plan, int32_t index, int32_t y) {
     const gs_program *program = &plan->program;
     const gs_kernels *kernels = program->kernels;
     const gs_step *step = &program->steps[index];
@@ -97,7 +105,8 @@ static void row_of(gs_plan *plan, int32_t index, int32_t y, uint8_t *scratch) {
     const uint8_t *from = in->at ? in->at + (ptrdiff_t)y * in->row : NULL;
     switch (op->kind) {
         case GS_CONV:
-            conv_row(plan, step, op, y, scratch);
+            conv_row(plan, index, y,
+                     in->at + ((ptrdiff_t)y * op->sy - op->pt) * in->row - (ptrdiff_t)op->pl * in->pixel);
             break;
         case GS_DEPTHWISE:
             kernels->depthwise(&step->dw, from, in->row, op->dy, out->at + (ptrdiff_t)y * out->row, width);
@@ -105,7 +114,7 @@ static void row_of(gs_plan *plan, int32_t index, int32_t y, uint8_t *scratch) {
         case GS_UPSAMPLE:
             kernels->upsample((const int16_t *)(y ? from - in->row : from), (const int16_t *)from,
                               (const int16_t *)(y + 1 < height ? from + in->row : from), width,
-                              program->tensors[op->in].channels, (int16_t *)scratch, out->at + 2 * (ptrdiff_t)y * out->row,
+                              program->tensors[op->in].channels, out->at + 2 * (ptrdiff_t)y * out->row,
                               out->at + (2 * (ptrdiff_t)y + 1) * out->row);
             break;
         case GS_POOL: {
@@ -132,39 +141,44 @@ static void row_of(gs_plan *plan, int32_t index, int32_t y, uint8_t *scratch) {
     }
 }
 
-/* Stage 0 copies the frame in, stage i + 1 is operator i. */
-static void work(void *context, int32_t thread) {
+/* One piece of a stage; the frame comes in as it is, or resized. */
+static void work(void *context, int32_t thread, int32_t stage, int32_t piece) {
     gs_plan *plan = context;
-    const gs_program *program = &plan->program;
-    int64_t start = plan->nanoseconds && !thread ? now() : 0;
-    int32_t stage = 0;
-    for (int32_t index = -1; index < program->op_count; index++) {
-        if (index >= 0 && program->steps[index].skipped) {
-            if (plan->nanoseconds && !thread) plan->nanoseconds[index] = 0;
-            continue;
-        }
-        const int32_t rows = index < 0 ? program->tensors[0].height : program->steps[index].rows;
-        int32_t chunk = rows / (plan->threads * PIECES_PER_THREAD);
-        if (chunk < 1) chunk = 1;
-        const int32_t pieces = (rows + chunk - 1) / chunk;
-        int32_t piece;
-        while ((piece = gs_team_next(plan->team, thread, stage, pieces)) >= 0) {
-            const int32_t end = (piece + 1) * chunk < rows ? (piece + 1) * chunk : rows;
-            for (int32_t y = piece * chunk; y < end; y++) {
-                if (index < 0)
-                    copy_row(plan, y);
-                else
-                    row_of(plan, index, y, plan->scratch[thread]);
-            }
-        }
-        stage++;
-        gs_team_wait(plan->team);
-        if (plan->nanoseconds && !thread) {
-            const int64_t end = now();
-            if (index >= 0) plan->nanoseconds[index] = end - start;
-            start = end;
-        }
+    const gs_stages *stages = &plan->stages;
+    const int32_t first = piece * stages->chunk[stage], rows = stages->rows[stage];
+    const int32_t end = first + stages->chunk[stage] < rows ? first + stages->chunk[stage] : rows;
+    const gs_memory *frame = &plan->program.memory[0];
+    if (!stage && plan->resize) {
+        gs_resize_rows(plan->resize, plan->frame, plan->frame_stride, frame->at + first * frame->row, frame->row, first, end,
+                       (int16_t *)plan->scratch[thread]);
+        return;
     }
+    if (stage && plan->program.steps[stages->op[stage]].fused) {
+        fused_rows(plan, stages->op[stage], first, end, plan->scratch[thread]);
+        return;
+    }
+    for (int32_t y = first; y < end; y++) {
+        if (!stage)
+            memcpy(frame->at + y * frame->row, plan->frame + y * plan->frame_stride,
+                   (size_t)plan->program.tensors[0].width * 3);
+        else
+            row_of(plan, stages->op[stage], y);
+    }
+}
+
+static void spread(void *context, int32_t thread, int32_t stage, int32_t piece) {
+    const gs_plan *plan = context;
+    const int64_t rows = plan->repeat->out_height, pieces = plan->stages.team[stage].pieces;
+    (void)thread;
+    gs_resize_label_rows(plan->repeat, plan->labels, plan->spread, (int32_t)(rows * piece / pieces),
+                         (int32_t)(rows * (piece + 1) / pieces));
+}
+
+static void passed(void *context, int32_t stage) {
+    gs_plan *plan = context;
+    const int64_t time = now();
+    if (plan->stages.op[stage] >= 0) plan->nanoseconds[plan->stages.op[stage]] = time - plan->since;
+    plan->since = time;
 }
 
 gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *ops, int32_t op_count, int32_t threads,
@@ -183,10 +197,15 @@ gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *
                                : "not enough memory";
     if (!problem) {
         plan->threads = threads;
-        plan->team = gs_team_create(threads);
+        problem = gs_stages_make(&plan->stages, &plan->program, threads);
+    }
+    if (!problem) {
+        plan->team = gs_team_create(threads, plan->stages.team, plan->stages.count + 1);
+        const size_t resize = ((size_t)gs_up_to(3 * tensors[0].width, 16) * 2 + 32) * sizeof(int16_t);
+        plan->room = (size_t)gs_up_to((int32_t)(resize > plan->program.scratch ? resize : plan->program.scratch), GS_ALIGN);
         plan->scratch = calloc((size_t)threads, sizeof *plan->scratch);
         for (int32_t i = 0; plan->scratch && i < threads; i++) {
-            plan->scratch[i] = aligned_alloc(GS_ALIGN, plan->program.scratch);
+            plan->scratch[i] = aligned_alloc(GS_ALIGN, plan->room);
             if (!plan->scratch[i]) problem = "not enough memory";
         }
         if (!plan->team || !plan->scratch) problem = "not enough memory or threads";
@@ -199,13 +218,38 @@ gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *
     return plan;
 }
 
+int32_t gs_load(gs_plan *plan, const struct gs_resize *resize, const uint8_t *frame, int64_t frame_stride) {
+    const gs_tensor *to = &plan->program.tensors[0];
+    if (resize->out_width != to->width || resize->out_height != to->height ||
+        gs_resize_scratch(resize) * sizeof(int16_t) > plan->room)
+        return -1;
+    plan->frame = frame;
+    plan->frame_stride = frame_stride;
+    plan->resize = resize;
+    gs_team_run(plan->team, 0, 1, work, NULL, plan);
+    return 0;
+}
+
 void gs_run(gs_plan *plan, const uint8_t *frame, int64_t frame_stride, uint8_t *labels, int64_t *nanoseconds) {
     plan->frame = frame;
     plan->frame_stride = frame_stride;
+    plan->resize = NULL;
     plan->labels = labels;
     plan->nanoseconds = nanoseconds;
-    gs_team_run(plan->team, work, plan);
+    if (nanoseconds) memset(nanoseconds, 0, (size_t)plan->program.op_count * sizeof *nanoseconds);
+    plan->since = nanoseconds ? now() : 0;
+    gs_team_run(plan->team, frame ? 0 : 1, plan->stages.count, work, nanoseconds ? passed : NULL, plan);
 }
+
+void gs_spread(gs_plan *plan, const struct gs_repeat *repeat, uint8_t *out) {
+    plan->repeat = repeat;
+    plan->spread = out;
+    gs_team_run(plan->team, plan->stages.count, plan->stages.count + 1, spread, NULL, plan);
+}
+
+void gs_borrow(gs_plan *plan) { gs_team_borrow(plan->team); }
+
+void gs_return(gs_plan *plan) { gs_team_return(plan->team); }
 
 int32_t gs_read(const gs_plan *plan, int32_t tensor, void *out) {
     return gs_read_tensor(&plan->program, tensor, out);
@@ -221,6 +265,7 @@ void gs_destroy(gs_plan *plan) {
     gs_team_destroy(plan->team);
     for (int32_t i = 0; plan->scratch && i < plan->threads; i++) free(plan->scratch[i]);
     free(plan->scratch);
+    gs_stages_release(&plan->stages);
     gs_release(&plan->program);
     free(plan);
 }

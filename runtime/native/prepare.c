@@ -1,3 +1,7 @@
+#if defined(__linux__)
+#define _DEFAULT_SOURCE
+#include <sys/mman.h>
+#endif
 #include "prepare.h"
 
 #include <math.h>
@@ -6,7 +10,21 @@
 #include <string.h>
 
 #define SLACK 256                 /* bytes before and behind every buffer that vectors may read */
+#define LARGE_PAGE ((size_t)1 << 21)
 #define BAD_WEIGHT "a weight is -128; expected -127 to 127"
+
+/* Memory for `size` bytes. Large pages where they are to be had: rows of a tensor lie in many small ones. */
+static void *allocated(size_t size) {
+#ifdef MADV_HUGEPAGE
+    if (size > LARGE_PAGE / 2) {
+        const size_t whole = (size + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+        void *made = aligned_alloc(LARGE_PAGE, whole);
+        if (made) (void)madvise(made, whole, MADV_HUGEPAGE); /* a wish */
+        return made;
+    }
+#endif
+    return aligned_alloc(GS_ALIGN, size);
+}
 
 static void *own(gs_program *program, size_t bytes) {
     if (program->owned_count == program->owned_room) {
@@ -17,7 +35,7 @@ static void *own(gs_program *program, size_t bytes) {
         program->owned_room = room;
     }
     const size_t size = (bytes + GS_ALIGN - 1) / GS_ALIGN * GS_ALIGN + GS_ALIGN;
-    void *made = aligned_alloc(GS_ALIGN, size);
+    void *made = allocated(size);
     if (made) {
         memset(made, 0, size);
         program->owned[program->owned_count++] = made;
@@ -211,7 +229,7 @@ static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_o
     while (common % channels) common += block;
     dw->channels = channels;
     dw->sets = (channels % block ? common : channels) / block;
-    int8_t *weights = own(program, (size_t)dw->sets * 12 * (size_t)block);
+    int8_t *weights = own(program, (size_t)dw->sets * 24 * (size_t)block);
     float *scale = own(program, (size_t)dw->sets * (size_t)block * sizeof *scale);
     float *bias = own(program, (size_t)dw->sets * (size_t)block * sizeof *bias);
     int32_t *start = own(program, (size_t)dw->sets * (size_t)block * sizeof *start);
@@ -227,7 +245,9 @@ static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_o
             for (int32_t row = 0; row < 3; row++) {
                 const int8_t weight = given[(channel * 3 + row) * 3 + column];
                 if (weight == INT8_MIN) return BAD_WEIGHT;
-                weights[((((int64_t)set * 3 + column) * 4 + v) * (block / 4) + lane * 4 + j) * 4 + row] = weight;
+                for (int32_t below = 0; below < 2; below++)
+                    weights[(((((int64_t)set * 2 + below) * 3 + column) * 4 + v) * (block / 4) + lane * 4 + j) * 4 + row + below] =
+                        weight;
                 start[place] += 128 * weight;
             }
     }
@@ -238,26 +258,89 @@ static const char *pack_depthwise(gs_program *program, gs_step *step, const gs_o
     return NULL;
 }
 
+#define SCORES_MAX 1024 /* 256 classes at 4 positions */
+
+/* What a class's score can be at a position, from inputs of 0 to 255. The products are exact. */
+static void score_range(const gs_op *op, int32_t class, int32_t position, double *least, double *most) {
+    const int32_t positions = op->kh * op->kw;
+    const float *weights = (const float *)op->weight + (int64_t)class * op->cin * positions + position;
+    *least = *most = op->bias[class];
+    for (int32_t k = 0; k < op->cin; k++) {
+        const double term = 255.0 * weights[(int64_t)k * positions];
+        *(term < 0 ? least : most) += term;
+    }
+}
+
+static double lesser(double a, double b) { return a < b ? a : b; }
+static double greater(double a, double b) { return a > b ? a : b; }
+
+/* The scale of the head's integers, see gradseg_native.h; the middle of each position's scores; and the classes that some
+ * input may make the best: the others take no part. */
+static double head_scale(const gs_op *op, int32_t shift, double *middle, uint8_t *takes_part) {
+    const int32_t positions = op->kh * op->kw;
+    double least[SCORES_MAX / 4], most[SCORES_MAX / 4], reach = 0, largest = 0;
+    for (int32_t j = 0; j < positions; j++) {
+        double sure = -INFINITY, bottom = INFINITY, top = -INFINITY;
+        for (int32_t c = 0; c < op->cout; c++) {
+            score_range(op, c, j, &least[c], &most[c]);
+            sure = greater(sure, least[c]);
+        }
+        for (int32_t c = 0; c < op->cout; c++) {
+            takes_part[c * positions + j] = most[c] >= sure;
+            if (most[c] < sure) continue;
+            bottom = lesser(bottom, least[c]);
+            top = greater(top, most[c]);
+            const float *weights = (const float *)op->weight + (int64_t)c * op->cin * positions + j;
+            for (int32_t k = 0; k < op->cin; k++) largest = greater(largest, fabs(weights[(int64_t)k * positions]));
+        }
+        middle[j] = (bottom + top) / 2;
+        reach = greater(reach, (top - bottom) / 2);
+    }
+    const double limit = ldexp(1, 31 - shift) - 2 - (255.0 * op->cin + 1) / 2; /* less what rounding may add */
+    const double ratio = lesser(GS_HEAD_WEIGHT / largest, limit / reach);      /* infinite where all is 0 */
+    int exponent = 1;
+    if (isfinite(ratio)) frexp(ratio, &exponent);
+    return ldexp(1, exponent - 1);
+}
+
 static const char *pack_head(gs_program *program, gs_step *step, const gs_op *op) {
     gs_head *head = &step->head;
-    head->classes = op->cout;
-    head->cin = op->cin;
-    head->channels = program->tensors[op->in].channels;
-    head->positions = op->kh * op->kw;
-    const int32_t groups = head->positions == 4 ? op->cout : gs_up_to(op->cout, 4) / 4;
-    float *weights = own(program, (size_t)groups * (size_t)op->cin * 4 * sizeof *weights);
-    float *bias = own(program, (size_t)groups * 4 * sizeof *bias);
-    if (!weights || !bias) return GS_NO_MEMORY;
+    const int32_t positions = op->kh * op->kw, values = op->cout * op->cin * positions;
     const float *given = op->weight;
-    for (int32_t g = 0; g < groups; g++)
-        for (int32_t j = 0; j < 4; j++) {
-            const int32_t position = head->positions == 4 ? j : 0, named = head->positions == 4 ? g : 4 * g + j;
-            bias[4 * g + j] = named < op->cout ? op->bias[named] : -INFINITY;
-            for (int32_t k = 0; named < op->cout && k < op->cin; k++)
-                weights[((int64_t)g * op->cin + k) * 4 + j] = given[((int64_t)named * op->cin + k) * head->positions + position];
+    int finite = 1;
+    for (int32_t i = 0; i < values; i++) finite &= isfinite(given[i]) != 0;
+    for (int32_t i = 0; i < op->cout; i++) finite &= isfinite(op->bias[i]) != 0;
+    if (!finite) return "a weight or bias of the label head is not finite";
+    head->classes = op->cout;
+    head->channels = program->tensors[op->in].channels;
+    head->positions = positions;
+    for (head->shift = 0; 1 << head->shift < op->cout && 1 << head->shift < GS_HEAD_CHUNK;) head->shift++;
+    double middle[4];
+    uint8_t takes_part[SCORES_MAX];
+    const double scale = head_scale(op, head->shift, middle, takes_part);
+    const int32_t groups = positions == 4 ? op->cout : gs_up_to(op->cout, 4) / 4;
+    int16_t *weights = own(program, (size_t)groups * (size_t)head->channels * 4 * sizeof *weights);
+    int32_t *start = own(program, (size_t)groups * 4 * sizeof *start);
+    int32_t *start_less = own(program, (size_t)groups * 4 * sizeof *start_less);
+    if (!weights || !start || !start_less) return GS_NO_MEMORY;
+    for (int32_t row = 0; row < 4 * groups; row++) {
+        const int32_t position = positions == 4 ? row % 4 : 0, class = positions == 4 ? row / 4 : row;
+        start[row] = start_less[row] = INT32_MIN;
+        if (class >= op->cout || !takes_part[class * positions + position]) continue;
+        const int32_t bias = (int32_t)rint((op->bias[class] - middle[position]) * scale);
+        start[row] = bias * (1 << head->shift) + (1 << head->shift) - 1 - class % GS_HEAD_CHUNK;
+        uint32_t sum = 0; /* wraps, as the kernels' sums may */
+        for (int32_t k = 0; k < op->cin; k++) {
+            const double weight = rint(given[((int64_t)class * op->cin + k) * positions + position] * scale);
+            const int64_t four = (int64_t)(row / 4) * (head->channels / 4) + k / 4;
+            weights[(four * 4 + row % 4) * 4 + k % 2 * 2 + k % 4 / 2] = (int16_t)weight;
+            sum += (uint32_t)(int32_t)weight;
         }
+        start_less[row] = (int32_t)((uint32_t)start[row] + (sum << (7 + head->shift)));
+    }
     head->weights = weights;
-    head->bias = bias;
+    head->start = start;
+    head->start_less = start_less;
     return NULL;
 }
 
@@ -302,14 +385,11 @@ static const char *pack(gs_program *program, int32_t i) {
             problem = pack_conv(program, step, op);
             if (!problem && step->fused) {
                 problem = pack_depthwise(program, step, &program->ops[i - 1]);
-                scratch = (size_t)in->width * (size_t)in->channels;
+                scratch = 2 * (size_t)in->width * (size_t)in->channels;
             }
             break;
         case GS_DEPTHWISE:
             problem = pack_depthwise(program, step, op);
-            break;
-        case GS_UPSAMPLE:
-            scratch = ((size_t)in->width + 2) * (size_t)in->channels * sizeof(int16_t);
             break;
         case GS_HEAD:
             problem = pack_head(program, step, op);

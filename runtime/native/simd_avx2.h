@@ -31,12 +31,13 @@ typedef __m256 F;
 #define F_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define F_FROM(v) _mm256_cvtepi32_ps(v)
 #define V_ROUND(f) _mm256_cvtps_epi32(f)
-#define F_BETTER(score, best, index, which)                                                                                   \
-    do {                                                                                                                      \
-        const F better = _mm256_cmp_ps(score, best, _CMP_GT_OQ);                                                              \
-        best = _mm256_blendv_ps(best, score, better);                                                                         \
-        index = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(index), _mm256_castsi256_ps(which), better));        \
-    } while (0)
+#define V_LO32(a, b) _mm256_unpacklo_epi32(a, b)
+#define V_HI32(a, b) _mm256_unpackhi_epi32(a, b)
+#define V_LO64(a, b) _mm256_unpacklo_epi64(a, b)
+#define V_HI64(a, b) _mm256_unpackhi_epi64(a, b)
+#define V_ANDNOT(a, b) _mm256_andnot_si256(a, b)
+#define V_MAX32(a, b) _mm256_max_epi32(a, b)
+#define V_PICK(a, b, yes, no) _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(a, b))
 
 static inline V v_four(const uint8_t *p) {
     int32_t four;
@@ -63,6 +64,22 @@ static inline V v_dot(V sum, V u, V s) {
 #define V_DOT(acc, u, s) v_dot(acc, u, s)
 #define V_DOT_FOUR(acc, u, s) v_dot(acc, u, s)
 static inline V v_broadcast(const uint8_t *p) { return V_INPUT(v_four(p)); }
+/* The label head, see simd_avx512.h. */
+static inline V v_even(V v, int shift) { return _mm256_maddubs_epi16(v, V_SET16((int16_t)(1 << shift))); }
+static inline V v_odd(V v, int shift) { return _mm256_maddubs_epi16(v, V_SET16((int16_t)(256 << shift))); }
+static inline V v_gather(const uint8_t *p, ptrdiff_t step) {
+    const __m128i *first = (const void *)p, *second = (const void *)(p + step);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(first)), _mm_loadu_si128(second), 1);
+}
+static inline V v_dot_pair(V sum, V inputs, V weights) {
+#ifdef AVX_VNNI
+    __asm__(AVX_VNNI_16 " %2, %1, %0" : "+x"(sum) : "x"(weights), "xm"(inputs));
+#else /* in assembly because GCC takes all products before it adds them, and keeps those in memory */
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(inputs, weights)));
+#endif
+    return sum;
+}
+#define V_DOT_ROW(sum, inputs, four, row) sum = v_dot_pair(sum, inputs, v_four((const uint8_t *)((four) + 4 * (row))))
 static inline V v_natural(V v) { return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
 static inline V v_widen(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
 #define NARROW_VECTORS 2
@@ -80,8 +97,6 @@ typedef __m128i Q;
 #define Q_LOAD(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
 #define Q_STORE(p, q) _mm_storeu_si128((__m128i *)(void *)(p), q)
 #define Q_MAX8(a, b) _mm_max_epu8(a, b)
-#define Q_LO8(a, b) _mm_unpacklo_epi8(a, b)
-#define Q_HI8(a, b) _mm_unpackhi_epi8(a, b)
 static inline void s16_store16(int16_t *p, const V *v) {
     V_STORE(p, V_MAX16(V_MIN16(v_shorts16(v), V_SET16(S16_LIMIT)), V_SET16(-S16_LIMIT)));
 }

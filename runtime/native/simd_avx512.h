@@ -27,13 +27,13 @@ typedef __m512 F;
 #define F_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define F_FROM(v) _mm512_cvtepi32_ps(v)
 #define V_ROUND(f) _mm512_cvtps_epi32(f)
-/* best, index <- where score > best */
-#define F_BETTER(score, best, index, which)                              \
-    do {                                                                 \
-        __mmask16 better = _mm512_cmp_ps_mask(score, best, _CMP_GT_OQ);  \
-        best = _mm512_mask_mov_ps(best, better, score);                  \
-        index = _mm512_mask_mov_epi32(index, better, which);             \
-    } while (0)
+#define V_LO32(a, b) _mm512_unpacklo_epi32(a, b)
+#define V_HI32(a, b) _mm512_unpackhi_epi32(a, b)
+#define V_LO64(a, b) _mm512_unpacklo_epi64(a, b)
+#define V_HI64(a, b) _mm512_unpackhi_epi64(a, b)
+#define V_ANDNOT(a, b) _mm512_andnot_si512(a, b) /* ~a & b */
+#define V_MAX32(a, b) _mm512_max_epi32(a, b)
+#define V_PICK(a, b, yes, no) _mm512_mask_mov_epi32(no, _mm512_cmpgt_epi32_mask(a, b), yes) /* a > b ? yes : no */
 
 /* In assembly because GCC copies the sums of the intrinsic's loops through memory, which halves their speed. */
 static inline V v_dot(V sum, V u, V s) {
@@ -49,6 +49,26 @@ static inline V v_broadcast(const uint8_t *p) {
     __builtin_memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
 }
+/* The label head: pixels of 4 bytes, times 2 to the shift: bytes 0 and 2, or 1 and 3, as int16. */
+static inline V v_even(V v, int shift) { return _mm512_maddubs_epi16(v, V_SET16((int16_t)(1 << shift))); }
+static inline V v_odd(V v, int shift) { return _mm512_maddubs_epi16(v, V_SET16((int16_t)(256 << shift))); }
+/* 16 bytes for each lane, `step` bytes apart. */
+static inline V v_gather(const uint8_t *p, ptrdiff_t step) {
+    if (step == 16) return V_LOAD(p);
+    V v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + step)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + 2 * step)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(p + 3 * step)), 3);
+}
+/* Adds products with a pair of a row's weights. */
+typedef struct {
+    int16_t pair[2];
+} v_pair;
+static inline V v_dot_pair(V sum, V inputs, const int16_t *weights) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(inputs), "m"(*(const v_pair *)(const void *)weights));
+    return sum;
+}
+#define V_DOT_ROW(sum, inputs, four, row) sum = v_dot_pair(sum, inputs, (four) + 4 * (row))
 /* After V_PACK32 and V_PACK16 of four vectors of 16 channels each: bytes in the channels' order. */
 static inline V v_natural(V v) {
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
@@ -64,8 +84,6 @@ typedef __m128i Q;
 #define Q_LOAD(p) _mm_loadu_si128((const __m128i *)(p))
 #define Q_STORE(p, q) _mm_storeu_si128((__m128i *)(p), q)
 #define Q_MAX8(a, b) _mm_max_epu8(a, b)
-#define Q_LO8(a, b) _mm_unpacklo_epi8(a, b)
-#define Q_HI8(a, b) _mm_unpackhi_epi8(a, b)
 /* 16 int32 in one vector -> 16 int16, saturated, 32 bytes */
 static inline void s16_store16(int16_t *p, const V *v) {
     const __m256i limit = _mm256_set1_epi16(S16_LIMIT);

@@ -36,22 +36,23 @@ static inline F f_load(const float *p) {
 #define V_ADD16(a, b) ((V)((S16x8)(a) + (S16x8)(b)))
 #define V_SRA16(a, n) ((V)((S16x8)(a) >> (n)))
 #define V_SET16(n) ((V)((S16x8){0} + (int16_t)(n)))
-#define V_MIN16(a, b) v_choose16((S16x8)(a) < (S16x8)(b), a, b)
-#define V_MAX16(a, b) v_choose16((S16x8)(a) > (S16x8)(b), a, b)
+#define V_MIN16(a, b) v_choose((V)((S16x8)(a) < (S16x8)(b)), a, b)
+#define V_MAX16(a, b) v_choose((V)((S16x8)(a) > (S16x8)(b)), a, b)
 #define V_SET32(n) ((V)((S32x4){0} + (n)))
 #define V_OR(a, b) ((a) | (b))
 #define V_SHL32(a, n) ((V)((S32x4)(a) << (n)))
 #define F_LOAD(p) f_load(p)
 #define F_SET(x) ((F){0} + (x))
 #define F_FROM(v) __builtin_convertvector((S32x4)(v), F)
-#define F_BETTER(score, best, index, which)                        \
-    do {                                                           \
-        const S32x4 better = (score) > (best);                     \
-        best = (F)((better & (S32x4)(score)) | (~better & (S32x4)(best))); \
-        index = (V)((better & (S32x4)(which)) | (~better & (S32x4)(index))); \
-    } while (0)
+#define V_LO32(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23)
+#define V_HI32(a, b) SHUFFLE(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31)
+#define V_LO64(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define V_HI64(a, b) SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define V_ANDNOT(a, b) (~(a) & (b))
+#define V_MAX32(a, b) V_PICK(a, b, a, b)
+#define V_PICK(a, b, yes, no) v_choose((V)((S32x4)(a) > (S32x4)(b)), yes, no)
 
-static inline V v_choose16(S16x8 first, V a, V b) { return ((V)first & a) | (~(V)first & b); }
+static inline V v_choose(V first, V a, V b) { return (first & a) | (~first & b); }
 static inline F f_fma(F a, F b, F c) {
     F r;
     for (int i = 0; i < 4; i++) r[i] = fmaf(a[i], b[i], c[i]);
@@ -73,6 +74,25 @@ static inline V v_dot(V acc, V u, V s) {
 #define V_DOT_FOUR(acc, u, s) v_dot(acc, u, s)
 #define V_INPUT(v) (v)
 #define V_START(p) V_ZERO()
+/* The label head: pixels of 4 bytes, times 2 to the shift: bytes 0 and 2, or 1 and 3, as int16. */
+static inline V v_even(V v, int shift) {
+    S16x8 r;
+    for (int i = 0; i < 8; i++) r[i] = (int16_t)((uint8_t)v[2 * i] << shift);
+    return (V)r;
+}
+static inline V v_odd(V v, int shift) {
+    S16x8 r;
+    for (int i = 0; i < 8; i++) r[i] = (int16_t)((uint8_t)v[2 * i + 1] << shift);
+    return (V)r;
+}
+#define v_gather(p, step) v_load(p)
+static inline V v_dot_pair(V sum, V inputs, const int16_t *weights) {
+    const S16x8 pairs = (S16x8)inputs;
+    S32x4 r = (S32x4)sum;
+    for (int i = 0; i < 4; i++) r[i] += pairs[2 * i] * weights[0] + pairs[2 * i + 1] * weights[1];
+    return (V)r;
+}
+#define V_DOT_ROW(sum, inputs, four, row) sum = v_dot_pair(sum, inputs, (four) + 4 * (row))
 static inline int32_t limited(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 static inline V v_pack32(V a, V b) {
     S16x8 r;
@@ -110,8 +130,6 @@ static inline void v_widen16(const uint8_t *p, V *v) {
 static inline Q v_narrow16(const V *v) { return v_pack16(v_pack32(v[0], v[1]), v_pack32(v[2], v[3])); }
 #define Q_LOAD(p) v_load(p)
 #define Q_STORE(p, q) v_store(p, q)
-#define Q_LO8(a, b) V_LO8(a, b)
-#define Q_HI8(a, b) V_HI8(a, b)
 static inline Q q_max8(Q a, Q b) {
     const V greater = (V)((U8x16)a > (U8x16)b);
     return (greater & a) | (~greater & b);

@@ -31,15 +31,19 @@ typedef float32x4_t F;
 #define F_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define F_FROM(v) vcvtq_f32_s32(V_32(v))
 #define V_ROUND(f) V_FROM32(vcvtnq_s32_f32(f))
-#define F_BETTER(score, best, index, which)                                                \
-    do {                                                                                   \
-        const uint32x4_t better = vcgtq_f32(score, best);                                  \
-        best = vbslq_f32(better, score, best);                                             \
-        index = V_FROM32(vbslq_s32(better, V_32(which), V_32(index)));                     \
-    } while (0)
+#define V_LO32(a, b) V_FROM32(vzip1q_s32(V_32(a), V_32(b)))
+#define V_HI32(a, b) V_FROM32(vzip2q_s32(V_32(a), V_32(b)))
+#define V_LO64(a, b) vreinterpretq_s8_s64(vzip1q_s64(vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b)))
+#define V_HI64(a, b) vreinterpretq_s8_s64(vzip2q_s64(vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b)))
+#define V_ANDNOT(a, b) vbicq_s8(b, a)
+#define V_ADD32(a, b) V_FROM32(vaddq_s32(V_32(a), V_32(b)))
+#define V_MAX32(a, b) V_FROM32(vmaxq_s32(V_32(a), V_32(b)))
+#define V_PICK(a, b, yes, no) V_FROM32(vbslq_s32(vcgtq_s32(V_32(a), V_32(b)), V_32(yes), V_32(no)))
 
 /* In assembly because compilers offer the intrinsics only to files built for such CPUs, and not to a single function. */
 #ifdef NEON_I8MM
+#define NEON_DOT "usdot"
+#define HEAD_BYTES_START start /* of a gs_head: what sums of such inputs begin with */
 #define V_INPUT(v) (v)
 #define V_START(p) V_ZERO()
 static inline V v_dot(V sum, V u, V s) {
@@ -51,6 +55,8 @@ static inline V v_dot_four(V sum, V u, V s) {
     return sum;
 }
 #else
+#define NEON_DOT "sdot"
+#define HEAD_BYTES_START start_less
 #define V_INPUT(v) veorq_s8(v, vdupq_n_s8(-128))
 #define V_START(p) V_LOAD(p)
 static inline V v_dot(V sum, V u, V s) {
@@ -73,6 +79,18 @@ static inline V v_broadcast(const uint8_t *p) {
     __asm__("ldr %s0, %1" : "=w"(four) : "m"(*(const v_bytes4 *)(const void *)p));
     return V_INPUT(four);
 }
+/* The label head, in dot products of bytes (twice as many at once as of int16): four channels in the weights' order. */
+static inline V v_four_bytes(V v) {
+    const uint8x16_t places = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
+    return V_INPUT(vqtbl1q_s8(v, places));
+}
+#define v_gather(p, step) V_LOAD(p)
+/* Weights of four rows as signed bytes: 256 * upper + lower. */
+static inline V v_upper(const int16_t *p) { return vrshrn_high_n_s16(vrshrn_n_s16(vld1q_s16(p), 8), vld1q_s16(p + 8), 8); }
+static inline V v_lower(const int16_t *p) { return vmovn_high_s16(vmovn_s16(vld1q_s16(p)), vld1q_s16(p + 8)); }
+static inline V v_shl32(V v, int bits) { return V_FROM32(vshlq_s32(V_32(v), vdupq_n_s32(bits))); }
+#define V_DOT_ROW(sum, inputs, four, row) \
+    __asm__(NEON_DOT " %0.4s, %1.16b, %2.4b[" #row "]" : "+w"(sum) : "w"(inputs), "w"(four))
 static inline V v_natural(V v) { return v; }
 static inline V v_widen(const uint8_t *p) {
     uint32_t four;
@@ -94,8 +112,6 @@ typedef V Q;
 #define Q_LOAD(p) V_LOAD(p)
 #define Q_STORE(p, q) V_STORE(p, q)
 #define Q_MAX8(a, b) vreinterpretq_s8_u8(vmaxq_u8(vreinterpretq_u8_s8(a), vreinterpretq_u8_s8(b)))
-#define Q_LO8(a, b) V_LO8(a, b)
-#define Q_HI8(a, b) V_HI8(a, b)
 static inline void s16_store16(int16_t *p, const V *v) {
     const V limit = V_SET16(S16_LIMIT), low = V_SET16(-S16_LIMIT);
     V_STORE(p, V_MAX16(V_MIN16(V_PACK32(v[0], v[1]), limit), low));

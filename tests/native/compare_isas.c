@@ -148,7 +148,7 @@ static void program(void) {
     for (int32_t layers = 1 + below(3); layers > 0; layers--) last = layer(last);
     gs_op *head = op(GS_HEAD, last, -1);
     head->kh = head->kw = 1 + below(2);
-    head->cout = 1 + below(30);
+    head->cout = 1 + below(below(4) ? 30 : 256);
     head->weight = floats(head->cout * head->cin * head->kh * head->kw, -1, 1);
     head->bias = floats(head->cout, -5, 5);
 }
