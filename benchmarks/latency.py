@@ -20,8 +20,8 @@ from gradseg.models.errors import GradsegError, run_main
 from gradseg.models.files import refuse_inputs, write_json
 from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec, staged
-from gradseg.runtime.preprocess import LabelResizer, Preprocessor
+from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec
+from gradseg.runtime.inference import Entry
 
 STAGES = ("preprocess", "infer", "postprocess")
 TURN, SETTLE = 10, 3  # timed frames of a turn, untimed ones before them
@@ -32,9 +32,7 @@ class Timed:
     """One engine with its buffers and the nanoseconds measured so far, (samples, stages)."""
 
     def __init__(self, engine: Engine, frame_hw: Sequence[int]) -> None:
-        self.engine, self.staged = engine, staged(engine)
-        self.preprocess, self.resize = Preprocessor(engine.frame_hw), LabelResizer()
-        self.batch: np.ndarray[Any, Any] = np.empty((engine.batch, *engine.frame_hw, 3), np.uint8)
+        self.engine, self.entry = engine, Entry(engine)
         self.labels: np.ndarray[Any, Any] = np.empty((engine.batch, int(frame_hw[0]), int(frame_hw[1])), np.uint8)
         self.samples: List[Sequence[int]] = []
 
@@ -42,17 +40,12 @@ class Timed:
         """Runs one batch of a frame, uint8 BGR (H, W, 3), repeated; keeps its stage times if asked."""
         clock = time.perf_counter_ns
         begin = clock()
-        if self.staged is None and self.engine.batch == 1:
-            batch = self.preprocess.shared(frame)
-        else:
-            batch = self.batch if self.staged is None else self.staged.staging
-            for index in range(len(batch)):
-                self.preprocess(frame, batch[index : index + 1])
+        batch = self.entry.prepare([frame] * self.engine.batch)
         prepared = clock()
-        labels = self.engine.infer(batch)
+        labels = self.entry.infer(batch)
         inferred = clock()
         for small, large in zip(labels, self.labels):
-            self.resize(small, (large.shape[0], large.shape[1]), large)
+            self.entry.enlarge(small, large)
         done = clock()
         if keep:
             self.samples.append((prepared - begin, inferred - prepared, done - inferred))

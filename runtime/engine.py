@@ -72,6 +72,40 @@ class Overlapping(Staged, Protocol):
         ...
 
 
+@runtime_checkable
+class Loading(Protocol):
+    """What an engine has that brings frames in and labels out at another size by itself, with all its threads."""
+
+    def expect(self, frame_hw: Tuple[int, int]) -> None:
+        """Gets ready for frames of (height, width), so that none of them takes longer than the others."""
+        ...
+
+    def load(self, frame: np.ndarray[Any, Any]) -> bool:
+        """Takes uint8 BGR (H, W, 3) for the next `infer_loaded`, resized as `Preprocessor` does. False: did nothing."""
+        ...
+
+    def infer_loaded(self) -> np.ndarray[Any, Any]:
+        """uint8 labels (1, h, w) of the frame that `load` took, valid until the next call."""
+        ...
+
+    def spread(self, out: np.ndarray[Any, Any]) -> bool:
+        """The last labels at the size of `out`, contiguous uint8 (H, W), as `resize_labels`. False: did nothing."""
+        ...
+
+
+@runtime_checkable
+class Lending(Protocol):
+    """What an engine has that can free one of its cores while it works."""
+
+    def borrow_core(self) -> None:
+        """From any thread: the engine does with a thread less until `return_core`. Waits, a little, until it does."""
+        ...
+
+    def return_core(self) -> None:
+        """Ends one `borrow_core`."""
+        ...
+
+
 def staged(engine: Engine) -> Optional[Staged]:
     """The engine, if it is one of those; asked once, when nothing is under way yet."""
     return engine if isinstance(engine, Staged) else None
@@ -80,6 +114,12 @@ def staged(engine: Engine) -> Optional[Staged]:
 def overlapping(engine: Engine) -> Optional[Overlapping]:
     """The engine, if it is one of those; asked once, when nothing is under way yet."""
     return engine if isinstance(engine, Overlapping) else None
+
+
+def lending(engine: Engine, cores: int) -> Optional[Lending]:
+    """The engine, if it is one of those and its threads take all the cores there are."""
+    busy = engine.threads is not None and 1 < engine.threads >= cores
+    return engine if busy and isinstance(engine, Lending) else None
 
 
 def open_engine(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.runtime.engine import Engine, overlapping, staged
-from gradseg.runtime.preprocess import LabelResizer, Preprocessor
+from gradseg.runtime.engine import Engine, Loading, overlapping, staged
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor, check_frame, check_out
 
 
 @dataclass
@@ -35,6 +35,53 @@ class Slot:
     total: int = 0
 
 
+class Entry:
+    """The shortest way of frames into an engine, and of their labels out of it.
+
+    Args:
+        frame_hw: (height, width) of the frames that are to be expected, if it is known; others are taken as well.
+    """
+
+    def __init__(self, engine: Engine, frame_hw: Optional[Tuple[int, int]] = None) -> None:
+        self._engine, self._staged = engine, staged(engine)
+        self._loading = engine if engine.batch == 1 and isinstance(engine, Loading) else None
+        self._preprocess, self._resize = Preprocessor(engine.frame_hw), LabelResizer()
+        self._batch: np.ndarray[Any, Any] = np.empty((engine.batch, *engine.frame_hw, 3), np.uint8)
+        if frame_hw is not None and self._loading is not None:
+            self._loading.expect(frame_hw)
+        elif frame_hw is not None:
+            self._preprocess.expect(frame_hw)
+            self._resize.expect(engine.frame_hw, frame_hw)
+
+    def prepare(self, frames: Sequence[np.ndarray[Any, Any]]) -> Optional[np.ndarray[Any, Any]]:
+        """`engine.batch` frames, uint8 BGR (H, W, 3), each of any size → uint8 BGR (batch, h, w, 3), valid until the
+        next call; None: the engine has it already. GradsegError for what is no frame."""
+        if self._staged is None and len(frames) == 1:
+            check_frame(frames[0])
+            if self._loading is not None and self._loading.load(frames[0]):
+                return None
+            return self._preprocess.shared(frames[0])
+        batch = self._batch if self._staged is None else self._staged.staging
+        for index, frame in enumerate(frames):
+            self._preprocess(frame, batch[index : index + 1])
+        return batch
+
+    def infer(self, batch: Optional[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `prepare` gave → uint8 labels (batch, h, w), valid until the next call."""
+        if batch is not None:
+            return self._engine.infer(batch)
+        assert self._loading is not None
+        return self._loading.infer_loaded()
+
+    def enlarge(self, labels: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        """The last labels of one frame, uint8 (h, w), → contiguous uint8 (H, W) by nearest neighbour."""
+        if self._loading is not None:
+            check_out(out, out.shape, "labels")
+            if self._loading.spread(out):
+                return
+        self._resize(labels, (out.shape[0], out.shape[1]), out)
+
+
 class Inference:
     """What the inference thread does with a slot: its frame, uint8 BGR (H, W, 3), becomes labels, uint8 (H, W).
 
@@ -43,20 +90,19 @@ class Inference:
     """
 
     def __init__(self, engine: Engine, frame_hw: Tuple[int, int]) -> None:
-        self._engine, self._staged, self._overlapping = engine, staged(engine), overlapping(engine)
-        self._preprocess, self._resize = Preprocessor(engine.frame_hw), LabelResizer()
-        self._preprocess.expect(frame_hw)
-        self._resize.expect(engine.frame_hw, frame_hw)
+        self._entry, self._overlapping = Entry(engine, frame_hw), overlapping(engine)
         self.overlaps = self._overlapping is not None
 
     def run(self, slot: Slot) -> None:
         """All of it."""
-        self._keep(slot, self._engine.infer(self._prepared(slot)))
+        self._keep(slot, self._entry.infer(self._prepared(slot)))
 
     def start(self, slot: Slot) -> None:
         """Gives the engine the frame; at most one slot before it may be unfinished."""
         assert self._overlapping is not None
-        self._overlapping.begin(self._prepared(slot))
+        batch = self._prepared(slot)
+        assert batch is not None
+        self._overlapping.begin(batch)
 
     def finish(self, slot: Optional[Slot]) -> None:
         """Waits for the labels of the slot started first; None throws them away."""
@@ -65,12 +111,9 @@ class Inference:
         if slot is not None:
             self._keep(slot, labels)
 
-    def _prepared(self, slot: Slot) -> np.ndarray[Any, Any]:
+    def _prepared(self, slot: Slot) -> Optional[np.ndarray[Any, Any]]:
         begin = time.perf_counter_ns()
-        if self._staged is not None:
-            batch = self._preprocess(slot.frame, self._staged.staging)
-        else:
-            batch = self._preprocess.shared(slot.frame)
+        batch = self._entry.prepare((slot.frame,))
         slot.begun = time.perf_counter_ns()
         slot.wait, slot.preprocess = begin - slot.captured, slot.begun - begin
         return batch
@@ -81,6 +124,6 @@ class Inference:
         frame_hw = (int(slot.frame.shape[0]), int(slot.frame.shape[1]))
         if slot.labels is None or slot.labels.shape != frame_hw:
             slot.labels = np.empty(frame_hw, np.uint8)
-        self._resize(labels[0], frame_hw, slot.labels)
+        self._entry.enlarge(labels[0], slot.labels)
         end = time.perf_counter_ns()
         slot.infer, slot.postprocess, slot.total = inferred - slot.begun, end - inferred, end - slot.t_capture

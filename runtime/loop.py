@@ -13,6 +13,10 @@ An engine that can take the next frame while it works on one (`Overlapping`) get
 and the frame is already there: more frames per second. On a live source it would only make a frame wait inside the
 engine that a newer one could have replaced; there each frame is finished before the next is taken.
 
+A file is decoded as fast as the engine takes its frames. Where the engine's threads take every core and it can lend one
+(`Lending`), capture borrows it for each frame: a thread of the engine that were pushed aside amid its work would hold
+up the others.
+
 Ending: the source ends, a limit is reached, or a signal comes, and what is under way is finished; or a stage raises,
 and the others are woken and stop. In every case the sinks are closed, and the outcome says why.
 """
@@ -25,13 +29,14 @@ import time
 from typing import Callable, Optional, Sequence
 
 from gradseg.runtime.channels import Channel, Signals, Stop
-from gradseg.runtime.engine import Engine
+from gradseg.runtime.conditions import usable_cores
+from gradseg.runtime.engine import Engine, lending
 from gradseg.runtime.inference import Inference, Slot
 from gradseg.runtime.outcome import CpuTimes, Outcome, exit_code_of, opencv_beside
 from gradseg.runtime.overlay import Overlay
 from gradseg.runtime.report import STAGES, Latencies
 from gradseg.runtime.sinks import Sink
-from gradseg.runtime.sources import Source
+from gradseg.runtime.sources import Captured, Source
 
 SLOTS = 5  # one each: being captured, ready, in inference, done, being written; one more if two are in inference
 POLL_S = 0.1  # how often the waiting main thread looks at limits
@@ -64,6 +69,7 @@ class VideoLoop:
         self._max_frames, self._duration_s, self._on_frame = max_frames, duration_s, on_frame
         self._inference = Inference(engine, (int(source.size_hw[0]), int(source.size_hw[1])))
         self._ahead = self._inference.overlaps and not source.live
+        self._lending = None if source.live else lending(engine, usable_cores())
         self.stop = Stop()
         self.outcome = Outcome()
         self._latencies = {stage: Latencies() for stage in STAGES}
@@ -141,7 +147,7 @@ class VideoLoop:
             if slot is None:
                 return
             self._reading = True
-            captured = self.source.read(slot.frame)
+            captured = self._read(slot)
             self._reading = False
             if captured is None:
                 self.stop.request("end of source")
@@ -160,6 +166,16 @@ class VideoLoop:
             if displaced is not None:
                 self.outcome.frames_dropped += 1
                 self._free.put(displaced)
+
+    def _read(self, slot: Slot) -> Optional[Captured]:
+        """The next frame. Decoding it takes a core: the engine gives one rather than lose it amid its work."""
+        if self._lending is None:
+            return self.source.read(slot.frame)
+        self._lending.borrow_core()
+        try:
+            return self.source.read(slot.frame)
+        finally:
+            self._lending.return_core()
 
     def _out_of_time(self) -> bool:
         if self._deadline is not None and time.perf_counter_ns() >= self._deadline:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradseg.data.folders import read_image
 from gradseg.models.errors import GradsegError
+from gradseg.runtime.conditions import usable_cores
 from gradseg.runtime.sources import DEFAULT_FPS, Captured, Source
 
 
@@ -30,6 +31,22 @@ def quiet_decoder() -> None:
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)
 
 
+ONE_THREAD_PIXELS, ONE_THREAD_CORES = 1920 * 1088, 2
+
+
+def open_video(path: str) -> Any:
+    """cv2.VideoCapture of a file. Up to 1080p on two cores with one thread of the decoder: more of them cost more time
+    in all, which the network needs, and run when they like. Others have as many as FFmpeg wants."""
+    limit = getattr(cv2, "CAP_PROP_N_THREADS", None)  # since OpenCV 4.5.5
+    if limit is not None and usable_cores() <= ONE_THREAD_CORES:
+        capture = cv2.VideoCapture(path, cv2.CAP_ANY, [limit, 1])
+        pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if capture.isOpened() and pixels <= ONE_THREAD_PIXELS:
+            return capture
+        capture.release()
+    return cv2.VideoCapture(path)
+
+
 class VideoFile(Source):
     """A video that OpenCV can decode. The first frame is read at once, so that a corrupt file fails before work starts.
 
@@ -40,7 +57,7 @@ class VideoFile(Source):
     def __init__(self, path: str) -> None:
         quiet_decoder()
         self.name = path
-        self._capture: Any = cv2.VideoCapture(path)
+        self._capture: Any = open_video(path)
         if not self._capture.isOpened():
             raise GradsegError(f"{path}: corrupt, truncated, or not a video that this OpenCV can decode")
         begin = time.perf_counter_ns()

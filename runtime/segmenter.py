@@ -9,9 +9,10 @@ import numpy as np
 
 from gradseg.models.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.engine import open_engine, staged
+from gradseg.runtime.engine import open_engine
+from gradseg.runtime.inference import Entry
 from gradseg.runtime.overlay import Overlay
-from gradseg.runtime.preprocess import LabelResizer, Preprocessor, resize_labels
+from gradseg.runtime.preprocess import check_out, resize_labels
 
 
 class Segmenter:
@@ -40,9 +41,7 @@ class Segmenter:
     ) -> None:
         self.engine = open_engine(path, threads, spec, provider)
         self.spec: ModelSpec = self.engine.spec
-        self._staged = staged(self.engine)
-        self._preprocess, self._resize = Preprocessor(self.engine.frame_hw), LabelResizer()
-        self._batch: np.ndarray[Any, Any] = np.empty((self.engine.batch, *self.engine.frame_hw, 3), np.uint8)
+        self._entry = Entry(self.engine)
         self._overlay = Overlay(self.spec.palette)
 
     @property
@@ -61,7 +60,13 @@ class Segmenter:
                 f"{self.engine.name}: takes {self.engine.batch} frames at a time; give them to Segmenter.many(), or "
                 "build it with --batch 1"
             )
-        return self._resize(self._infer([bgr])[0], (bgr.shape[0], bgr.shape[1]), out)
+        labels = self._entry.infer(self._entry.prepare((bgr,)))
+        frame_hw = (int(bgr.shape[0]), int(bgr.shape[1]))
+        if out is not None:
+            check_out(out, frame_hw, "labels")
+        target = np.empty(frame_hw, np.uint8) if out is None else out
+        self._entry.enlarge(labels[0], target)
+        return target
 
     def many(self, frames: Sequence[np.ndarray[Any, Any]]) -> List[np.ndarray[Any, Any]]:
         """Exactly `engine.batch` frames, uint8 BGR (H, W, 3), each of any size → uint8 labels (H, W) of each.
@@ -70,15 +75,8 @@ class Segmenter:
         """
         if len(frames) != self.engine.batch:
             raise GradsegError(f"{self.engine.name}: takes {self.engine.batch} frames at a time, got {len(frames)}")
-        return [resize_labels(each, (bgr.shape[0], bgr.shape[1])) for each, bgr in zip(self._infer(frames), frames)]
-
-    def _infer(self, frames: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        if self._staged is None and len(frames) == 1:
-            return self.engine.infer(self._preprocess.shared(frames[0]))
-        batch = self._batch if self._staged is None else self._staged.staging
-        for index, bgr in enumerate(frames):
-            self._preprocess(bgr, batch[index : index + 1])
-        return self.engine.infer(batch)
+        labels = self._entry.infer(self._entry.prepare(frames))
+        return [resize_labels(each, (bgr.shape[0], bgr.shape[1])) for each, bgr in zip(labels, frames)]
 
     def overlay(
         self, bgr: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], alpha: float = 0.5
