@@ -18,8 +18,9 @@ TOLERANCE = 1.05  # of a ceiling, for the noise of a layer's time
 @dataclass(frozen=True)
 class Layer:
     """One step of an engine. name: the engine's. op, kernel: its operator, and what computes it there. kind: of KINDS,
-    the arithmetic. macs: multiply-accumulates per run. bytes_moved: inputs, weights and outputs, once each. ms: median.
-    nodes: the network's nodes that it stands for; none for a conversion that the engine put in between.
+    or "int16", the arithmetic. macs: multiply-accumulates per run. bytes_moved: inputs, weights and outputs, once
+    each. ms: median. nodes: the network's nodes that it stands for; none for a conversion that the engine put in
+    between.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Of a number of threads. macs_per_s: by kind; a kind that is missing counts as fp32. bytes_per_s: by level.
+    """Of a number of threads. macs_per_s: by kind; int16 has half of int8's, as the same instructions sum two products
+    of it where they sum four of those; another kind that is missing counts as fp32. bytes_per_s: by level.
     sizes: bytes that the caches L2 (of all these threads) and L3 hold; what fits in neither comes from DRAM.
     """
 
@@ -43,6 +45,8 @@ class Ceilings:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def peak(self, kind: str) -> float:
+        if kind == "int16" and "int8" in self.macs_per_s:
+            return self.macs_per_s["int8"] / 2
         return self.macs_per_s.get(kind, self.macs_per_s["fp32"])
 
     def level(self, bytes_moved: int) -> str:

@@ -192,7 +192,7 @@ def layers_of_native(runs: Sequence[Sequence[NativeStep]], program: Any) -> Tupl
     found: List[Layer] = []
     for index, (op, (name, macs, moved, _)) in enumerate(zip(program.ops, runs[0], strict=True)):
         ms = float(np.median([run[index][3] for run in runs]))
-        kind = "int8" if program.precision == "int8" and op.kind != HEAD else "fp32"
+        kind = "fp32" if program.precision != "int8" else "int16" if op.kind == HEAD else "int8"
         layer = Layer(name, NATIVE_OPS[op.kind], "native", kind, macs, moved, ms, (name,))
         found.append(_joined(found.pop(), layer, program) if found and not ms else layer)
     return tuple(found)

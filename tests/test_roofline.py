@@ -73,6 +73,7 @@ def test_more_bytes_or_work_never_lower_the_floor(kind: str, work: int, size: in
 
 def test_levels_and_missing_kinds() -> None:
     assert [CEILINGS.level(size) for size in (10**6, 10**6 + 1, 10**7, 10**7 + 1)] == ["L2", "L3", "L3", "DRAM"]
+    assert CEILINGS.peak("int16") == CEILINGS.peak("int8") / 2 and Ceilings({"fp32": 1.0}, {}).peak("int16") == 1.0
     assert CEILINGS.peak("bf16") == CEILINGS.peak("fp32") and CEILINGS.attainable("int8", 5, 0) == 400e9
 
 
@@ -216,7 +217,7 @@ def test_native_operators_that_were_fused_are_one_layer() -> None:
     run = [("dw", 9, 100, 2.0), ("pw", 16, 60, 0.0), ("head", 5, 30, 1.0)]
     first, head = layers_of_native([run, run], program)
     assert (first.op, first.macs, first.bytes_moved, first.nodes) == ("Depthwise+Conv", 25, 128, ("dw", "pw"))
-    assert (first.kind, head.kind, head.ms) == ("int8", "fp32", 1.0)
+    assert (first.kind, head.kind, head.ms) == ("int8", "int16", 1.0)
 
 
 def test_turns_and_samples() -> None:
