@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
+from gradseg.benchmarks.roofline_ceilings import ceilings_of
 from gradseg.benchmarks.roofline_nodes import plain
 from gradseg.benchmarks.roofline_place import LEVELS
 from gradseg.calibration.plots import new_figure
 from gradseg.models.files import atomic_path
 
-COLOURS = {"fp32": "#2f5d9b", "bf16": "#3a8f5c", "int8": "#c0612b"}
+COLOURS = {"fp32": "#2f5d9b", "bf16": "#3a8f5c", "int16": "#8a4fa3", "int8": "#c0612b"}
 GREYS = {"L2": "0.75", "L3": "0.55", "DRAM": "0.3"}
 SHOWN = 12  # operators in the bars
 
@@ -87,8 +88,8 @@ def draw(engines: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], path
 
 def _roof(axis: Any, engine: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     rows = [row for row in engine["layers"] if row["macs"] and row["ms"] and row["macs_per_byte"]]
-    known = {kind: found["best"] / 1e9 for kind, found in measured["macs_per_s"].items() if found}
-    used = {row["kind"] for row in rows} & set(known) or {"fp32"}
+    used = {row["kind"] for row in rows} or {"fp32"}
+    known = {kind: ceilings_of(measured).peak(kind) / 1e9 for kind in used}
     intensities = [row["macs_per_byte"] for row in rows] or [1.0]
     top = max(known[kind] for kind in used)
     slopes = [measured["bytes_per_s"][level]["best"] / 1e9 for level in LEVELS]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gradseg.benchmarks import roofline
 from gradseg.benchmarks.roofline_ceilings import USUAL, best_of, cache_sizes, ceilings_of, sizes_for
 from gradseg.benchmarks.roofline_nodes import Node, attributed, nodes_of_onnx, nodes_of_openvino, plain
+from gradseg.benchmarks.roofline_page import draw
 from gradseg.benchmarks.roofline_peaks import best_rate, memory_rates
 from gradseg.benchmarks.roofline_place import Ceilings, Layer, above_peak, by_group, placed, totals
 from gradseg.benchmarks.roofline_profiles import (
@@ -269,6 +270,10 @@ def test_the_script(toy: Tuple[Path, onnx.ModelProto], tmp_path: Path, capsys: p
     (engine,) = json.loads(out.read_text("utf-8"))["engines"]
     assert engine["unmapped"] == [] and engine["totals"]["layers"] == len(engine["layers"])
     assert plot.stat().st_size > 1000
+    for group, layer in zip(engine["groups"], engine["layers"], strict=False):
+        group["kind"] = layer["kind"] = "int16"  # as the native engine's label head
+    draw([engine], {**MEASURED, "threads": 1}, tmp_path / "int16.png")
+    assert (tmp_path / "int16.png").stat().st_size > 1000
     with pytest.raises(GradsegError, match="has none of 2 threads; measure them anew"):
         roofline.main([str(toy[0]), "--ceilings", str(before), "--threads", "2"])
     with pytest.raises(GradsegError, match="none of native runs"):
