@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -187,14 +187,18 @@ def profile_native(path: Path, threads: int, frames: int) -> Profile:
 
 
 def layers_of_native(runs: Sequence[Sequence[NativeStep]], program: Any) -> Tuple[Layer, ...]:
-    """Layers of counted runs, of a NativeProgram. What took no time was computed with the operator before: the two are
-    one layer, and the tensor between them was neither written nor read."""
+    """Layers of counted runs, of a NativeProgram. What took no time was computed with the operator behind it: the two
+    are one layer, and the tensor between them was neither written nor read."""
     found: List[Layer] = []
+    with_next: Optional[Layer] = None
     for index, (op, (name, macs, moved, _)) in enumerate(zip(program.ops, runs[0], strict=True)):
         ms = float(np.median([run[index][3] for run in runs]))
         kind = "fp32" if program.precision != "int8" else "int16" if op.kind == HEAD else "int8"
         layer = Layer(name, NATIVE_OPS[op.kind], "native", kind, macs, moved, ms, (name,))
-        found.append(_joined(found.pop(), layer, program) if found and not ms else layer)
+        layer = layer if with_next is None else _joined(with_next, layer, program)
+        with_next = None if ms else layer
+        if ms:
+            found.append(layer)
     return tuple(found)
 
 
@@ -209,7 +213,7 @@ def _joined(first: Layer, second: Layer, program: Any) -> Layer:
         kind=first.kind if first.macs >= second.macs else second.kind,
         macs=first.macs + second.macs,
         bytes_moved=max(0, first.bytes_moved + second.bytes_moved - unmoved),
-        ms=first.ms,
+        ms=first.ms + second.ms,
         nodes=(*first.nodes, *second.nodes),
     )
 

@@ -94,7 +94,7 @@ class NativeEngine:
     def profile(self, batch: Optional[np.ndarray[Any, Any]] = None) -> List[Tuple[str, int, int, float]]:
         """(name, multiply-accumulates, bytes read and written, milliseconds) of each operator for one frame.
 
-        What the library computes together with the operator before takes 0 ms. batch: as for `infer`; None: a black
+        What the library computes together with the operator behind it takes 0 ms. batch: as for `infer`; None: a black
         frame.
         """
         frame = np.zeros((1, *self.frame_hw, 3), np.uint8) if batch is None else batch

@@ -215,10 +215,10 @@ def test_native_operators_that_were_fused_are_one_layer() -> None:
         SimpleNamespace(kind=kind, name=name, output=0, cout=4) for kind, name in ((1, "dw"), (0, "pw"), (4, "head"))
     ]
     program = SimpleNamespace(ops=ops, tensors=[tensor], precision="int8")
-    run = [("dw", 9, 100, 2.0), ("pw", 16, 60, 0.0), ("head", 5, 30, 1.0)]
+    run = [("dw", 9, 100, 0.0), ("pw", 16, 60, 2.0), ("head", 5, 30, 1.0)]
     first, head = layers_of_native([run, run], program)
     assert (first.op, first.macs, first.bytes_moved, first.nodes) == ("Depthwise+Conv", 25, 128, ("dw", "pw"))
-    assert (first.kind, head.kind, head.ms) == ("int8", "int16", 1.0)
+    assert (first.kind, first.ms, head.kind, head.ms) == ("int8", 2.0, "int16", 1.0)
 
 
 def test_turns_and_samples() -> None:
