@@ -45,7 +45,7 @@ class Timed:
         labels = self.entry.infer(batch)
         inferred = clock()
         for small, large in zip(labels, self.labels):
-            self.entry.enlarge(small, large)
+            self.entry.enlarge(small, (large.shape[0], large.shape[1]), large)
         done = clock()
         if keep:
             self.samples.append((prepared - begin, inferred - prepared, done - inferred))

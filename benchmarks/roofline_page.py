@@ -89,7 +89,8 @@ def draw(engines: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], path
 def _roof(axis: Any, engine: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     rows = [row for row in engine["layers"] if row["macs"] and row["ms"] and row["macs_per_byte"]]
     used = {row["kind"] for row in rows} or {"fp32"}
-    known = {kind: ceilings_of(measured).peak(kind) / 1e9 for kind in used}
+    ceilings = ceilings_of(measured)
+    known = {kind: ceilings.peak(kind) / 1e9 for kind in used}
     intensities = [row["macs_per_byte"] for row in rows] or [1.0]
     top = max(known[kind] for kind in used)
     slopes = [measured["bytes_per_s"][level]["best"] / 1e9 for level in LEVELS]

@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, Tuple
 import numpy as np
 
 from gradseg.runtime.engine import Engine, Loading, overlapping, staged
-from gradseg.runtime.preprocess import LabelResizer, Preprocessor, check_frame, check_out
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor, check_frame, check_out, resize_labels
 
 
 @dataclass
@@ -45,7 +45,9 @@ class Entry:
     def __init__(self, engine: Engine, frame_hw: Optional[Tuple[int, int]] = None) -> None:
         self._engine, self._staged = engine, staged(engine)
         self._loading = engine if engine.batch == 1 and isinstance(engine, Loading) else None
-        self._preprocess, self._resize = Preprocessor(engine.frame_hw), LabelResizer()
+        # what such an engine cannot resize, none of the native resizes can
+        self._preprocess = Preprocessor(engine.frame_hw, native=self._loading is None)
+        self._resize = LabelResizer()
         self._batch: np.ndarray[Any, Any] = np.empty((engine.batch, *engine.frame_hw, 3), np.uint8)
         if frame_hw is not None and self._loading is not None:
             self._loading.expect(frame_hw)
@@ -73,13 +75,16 @@ class Entry:
         assert self._loading is not None
         return self._loading.infer_loaded()
 
-    def enlarge(self, labels: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        """The last labels of one frame, uint8 (h, w), → contiguous uint8 (H, W) by nearest neighbour."""
-        if self._loading is not None:
-            check_out(out, out.shape, "labels")
-            if self._loading.spread(out):
-                return
-        self._resize(labels, (out.shape[0], out.shape[1]), out)
+    def enlarge(
+        self, labels: np.ndarray[Any, Any], out_hw: Tuple[int, int], out: Optional[np.ndarray[Any, Any]] = None
+    ) -> np.ndarray[Any, Any]:
+        """The last labels of one frame, uint8 (h, w), → uint8 (H, W), as `resize_labels` does."""
+        if self._loading is None:
+            return self._resize(labels, out_hw, out)
+        if out is not None:
+            check_out(out, out_hw, "labels")
+        target = np.empty(out_hw, np.uint8) if out is None else out
+        return target if self._loading.spread(target) else resize_labels(labels, out_hw, target)
 
 
 class Inference:
@@ -124,6 +129,6 @@ class Inference:
         frame_hw = (int(slot.frame.shape[0]), int(slot.frame.shape[1]))
         if slot.labels is None or slot.labels.shape != frame_hw:
             slot.labels = np.empty(frame_hw, np.uint8)
-        self._entry.enlarge(labels[0], slot.labels)
+        self._entry.enlarge(labels[0], frame_hw, slot.labels)
         end = time.perf_counter_ns()
         slot.infer, slot.postprocess, slot.total = inferred - slot.begun, end - inferred, end - slot.t_capture

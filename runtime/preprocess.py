@@ -43,12 +43,13 @@ class Preprocessor:
 
     Args:
         input_hw: (height, width) in pixels that the network sees.
+        native: whether to look for a native resize; without it OpenCV's is used.
     """
 
-    def __init__(self, input_hw: Tuple[int, int]) -> None:
+    def __init__(self, input_hw: Tuple[int, int], native: bool = True) -> None:
         self.input_hw = (int(input_hw[0]), int(input_hw[1]))
         self._batch: np.ndarray[Any, Any] = np.empty((1, *self.input_hw, 3), np.uint8)
-        self._native = ForSizes(frame_resize)
+        self._native = ForSizes(frame_resize if native else lambda from_hw, to_hw: None)
 
     def __call__(self, frame: np.ndarray[Any, Any], out: Optional[np.ndarray[Any, Any]] = None) -> np.ndarray[Any, Any]:
         """uint8 BGR (H, W, 3) → uint8 BGR (1, h, w, 3).

@@ -37,7 +37,7 @@ ONE_THREAD_PIXELS, ONE_THREAD_CORES = 1920 * 1088, 2
 def open_video(path: str) -> Any:
     """cv2.VideoCapture of a file. Up to 1080p on two cores with one thread of the decoder: more of them cost more time
     in all, which the network needs, and run when they like. Others have as many as FFmpeg wants."""
-    limit = getattr(cv2, "CAP_PROP_N_THREADS", None)  # since OpenCV 4.5.5
+    limit = getattr(cv2, "CAP_PROP_N_THREADS", None)  # older OpenCV has none
     if limit is not None and usable_cores() <= ONE_THREAD_CORES:
         capture = cv2.VideoCapture(path, cv2.CAP_ANY, [limit, 1])
         pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)

@@ -12,7 +12,7 @@ from gradseg.models.spec import ModelSpec
 from gradseg.runtime.engine import open_engine
 from gradseg.runtime.inference import Entry
 from gradseg.runtime.overlay import Overlay
-from gradseg.runtime.preprocess import check_out, resize_labels
+from gradseg.runtime.preprocess import resize_labels
 
 
 class Segmenter:
@@ -61,12 +61,7 @@ class Segmenter:
                 "build it with --batch 1"
             )
         labels = self._entry.infer(self._entry.prepare((bgr,)))
-        frame_hw = (int(bgr.shape[0]), int(bgr.shape[1]))
-        if out is not None:
-            check_out(out, frame_hw, "labels")
-        target = np.empty(frame_hw, np.uint8) if out is None else out
-        self._entry.enlarge(labels[0], target)
-        return target
+        return self._entry.enlarge(labels[0], (int(bgr.shape[0]), int(bgr.shape[1])), out)
 
     def many(self, frames: Sequence[np.ndarray[Any, Any]]) -> List[np.ndarray[Any, Any]]:
         """Exactly `engine.batch` frames, uint8 BGR (H, W, 3), each of any size → uint8 labels (H, W) of each.

@@ -90,7 +90,7 @@ void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *out) {
     gs_resize_label_rows(plan, in, out, 0, plan->out_height);
 }
 
-size_t gs_resize_scratch(const gs_resize *plan) { return 2 * 16 * (size_t)plan->blocks + 32; }
+size_t gs_resize_scratch(int32_t blocks) { return 2 * 16 * (size_t)blocks + 32; }
 
 void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int16_t *scratch) {
     gs_resize_rows(plan, in, in_step, out, 3 * (int64_t)plan->out_width, 0, plan->out_height, scratch);

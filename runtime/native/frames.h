@@ -27,12 +27,12 @@ typedef struct gs_repeat {
 
 /* Whether this CPU and build have them; the rest must not be called where not. */
 int32_t gs_frames_available(void);
-/* Numbers of scratch that gs_resize_rows needs. */
-size_t gs_resize_scratch(const gs_resize *plan);
+/* Numbers of scratch that gs_resize_rows needs for so many blocks. */
+size_t gs_resize_scratch(int32_t blocks);
 /* The output rows from `first` to before `end`; in: in_step bytes a row; out: the first of those rows, out_step bytes each. */
 void gs_resize_rows(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step, int32_t first,
                     int32_t end, int16_t *scratch);
-/* All rows; out: contiguous. */
+/* All rows; out: contiguous; scratch: of gs_resize_scratch. */
 void gs_resize_frame(const gs_resize *plan, const uint8_t *in, int64_t in_step, uint8_t *out, int16_t *scratch);
 void gs_resize_labels(const gs_repeat *plan, const uint8_t *in, uint8_t *out);
 /* The output rows from `first` to before `end` alone. */

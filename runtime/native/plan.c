@@ -47,8 +47,7 @@ struct gs_plan {
     gs_stages stages;
     gs_team *team;
     int32_t threads;
-    uint8_t **scratch; /* one per thread, of `room` bytes */
-    size_t room;
+    uint8_t **scratch; /* one per thread */
     const uint8_t *frame;
     int64_t frame_stride;
     const gs_resize *resize;
@@ -201,11 +200,11 @@ gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *
     }
     if (!problem) {
         plan->team = gs_team_create(threads, plan->stages.team, plan->stages.count + 1);
-        const size_t resize = ((size_t)gs_up_to(3 * tensors[0].width, 16) * 2 + 32) * sizeof(int16_t);
-        plan->room = (size_t)gs_up_to((int32_t)(resize > plan->program.scratch ? resize : plan->program.scratch), GS_ALIGN);
+        const size_t resize = gs_resize_scratch(gs_up_to(3 * tensors[0].width, 16) / 16) * sizeof(int16_t);
+        if (plan->program.scratch < resize) plan->program.scratch = (resize + GS_ALIGN - 1) / GS_ALIGN * GS_ALIGN;
         plan->scratch = calloc((size_t)threads, sizeof *plan->scratch);
         for (int32_t i = 0; plan->scratch && i < threads; i++) {
-            plan->scratch[i] = aligned_alloc(GS_ALIGN, plan->room);
+            plan->scratch[i] = aligned_alloc(GS_ALIGN, plan->program.scratch);
             if (!plan->scratch[i]) problem = "not enough memory";
         }
         if (!plan->team || !plan->scratch) problem = "not enough memory or threads";
@@ -221,7 +220,7 @@ gs_plan *gs_create(const gs_tensor *tensors, int32_t tensor_count, const gs_op *
 int32_t gs_load(gs_plan *plan, const struct gs_resize *resize, const uint8_t *frame, int64_t frame_stride) {
     const gs_tensor *to = &plan->program.tensors[0];
     if (resize->out_width != to->width || resize->out_height != to->height ||
-        gs_resize_scratch(resize) * sizeof(int16_t) > plan->room)
+        gs_resize_scratch(resize->blocks) * sizeof(int16_t) > plan->program.scratch)
         return -1;
     plan->frame = frame;
     plan->frame_stride = frame_stride;

@@ -23,7 +23,7 @@ struct gs_team {
     const gs_stage *stages;
     counter *claimed;         /* (count, threads): how many pieces of each thread's share somebody has taken */
     counter *finished;        /* (count): pieces done */
-    _Atomic uint32_t **done;  /* (count, pieces): the last round in which a piece was done */
+    _Atomic uint32_t **done;  /* (count, pieces): the last job in which a piece was done */
     _Atomic int32_t sleepers; /* within a stage */
     _Atomic int32_t borrowed; /* that many of the highest numbers stand aside */
     _Atomic uint32_t job;     /* odd while one runs */
@@ -32,7 +32,6 @@ struct gs_team {
     int32_t inside, stop; /* under `lock`: threads at work besides the caller's */
     char *is_inside;
     int32_t first, end;
-    uint32_t round;
     gs_work work;
     gs_passed passed;
     void *context;
@@ -90,8 +89,9 @@ static int ready(gs_team *team, int32_t stage, int32_t piece) {
     if (team->passed) return complete(team, stage - 1);
     if (!complete(team, stage - 2)) return 0;
     const int32_t *needs = team->stages[stage].needs + 2 * (ptrdiff_t)piece;
+    const uint32_t job = atomic_load(&team->job);
     for (int32_t p = needs[0]; p <= needs[1]; p++)
-        if (atomic_load(&team->done[stage - 1][p]) != team->round) return 0;
+        if (atomic_load(&team->done[stage - 1][p]) != job) return 0;
     return 1;
 }
 
@@ -108,7 +108,7 @@ static int ready(gs_team *team, int32_t stage, int32_t piece) {
     } while (0)
 
 static void finish_piece(gs_team *team, int32_t stage, int32_t piece) {
-    atomic_store(&team->done[stage][piece], team->round);
+    atomic_store(&team->done[stage][piece], atomic_load(&team->job));
     atomic_fetch_add(&team->finished[stage].value, 1);
     if (atomic_load(&team->sleepers)) {
         pthread_mutex_lock(&team->barrier);
@@ -214,7 +214,6 @@ void gs_team_run(gs_team *team, int32_t first, int32_t end, gs_work work, gs_pas
     team->work = work;
     team->passed = passed;
     team->context = context;
-    team->round++;
     atomic_fetch_add(&team->job, 1);
     pthread_cond_broadcast(&team->wake);
     pthread_mutex_unlock(&team->lock);
