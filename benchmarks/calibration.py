@@ -10,7 +10,6 @@ measurement is a process of its own; its peak memory is what the operating syste
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -136,7 +135,7 @@ def run_worker(task: Dict[str, Any], limit_mb: Optional[float]) -> Tuple[Dict[st
                 done, status, usage = os.wait4(child.pid, os.WNOHANG)
                 if done:
                     break
-                peak = max(peak, _resident_mb(child.pid))
+                peak = max(peak, _peak_mb(child.pid))
                 if limit_mb is not None and peak > limit_mb and not stopped:
                     child.kill()
                     stopped = True
@@ -146,7 +145,8 @@ def run_worker(task: Dict[str, Any], limit_mb: Optional[float]) -> Tuple[Dict[st
             if child.returncode is None:
                 child.kill()
                 os.wait4(child.pid, 0)
-    seconds, peak = time.perf_counter() - begin, max(peak, usage.ru_maxrss / 1024)
+    # where there is no /proc; on Linux it would count what this process held when it started the child
+    seconds, peak = time.perf_counter() - begin, peak or usage.ru_maxrss / 1024
     if stopped:
         return {"failed": f"out of memory at {limit_mb:.0f} MB"}, peak, seconds
     if child.returncode or not answer.exists():
@@ -155,11 +155,11 @@ def run_worker(task: Dict[str, Any], limit_mb: Optional[float]) -> Tuple[Dict[st
     return json.loads(answer.read_text("utf-8")), peak, seconds
 
 
-def _resident_mb(pid: int) -> float:
-    """Memory of a process now, in MB; 0 once it has gone."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
-    return 0.0
+def _peak_mb(pid: int) -> float:
+    """The most memory that a process has held since its program began, in MB; 0 once it has gone."""
+    from gradseg.runtime.conditions import proc_bytes
+
+    return (proc_bytes(Path(f"/proc/{pid}/status"), "VmHWM") or 0) / (1 << 20)
 
 
 def measure(task: Dict[str, Any], tools: Sequence[str], counts: Sequence[int], limit_mb: float, out: Any) -> None:
