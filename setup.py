@@ -9,7 +9,7 @@ NATIVE = Path("runtime/native")
 setup(
     ext_modules=[
         Extension(
-            "gradseg.runtime._native",
+            "gradseg.runtime.native._native",
             sorted(str(path) for path in NATIVE.glob("*.c")),
             depends=sorted(str(path) for path in NATIVE.glob("*.h")),
             extra_compile_args=["-O3", "-pthread"],

@@ -12,12 +12,14 @@ from typing import Any, Dict, Iterable, Optional, Sequence
 
 import numpy as np
 
+from gradseg.base.conditions import conditions
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.options import PROVIDERS
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import refuse_inputs, write_json
-from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import PROVIDERS, Engine, open_engine, read_spec
+from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.protocol import Engine, read_spec
 from gradseg.runtime.metrics import Confusion
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
 

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, refuse_inputs, write_json
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, refuse_inputs, write_json
 from gradseg.models.spec import parse_size
 
 # imports of what is measured stand in the workers: this process stays small, since on Linux a child's peak memory
@@ -35,10 +35,11 @@ def prepare(task: Dict[str, Any]) -> Dict[str, Any]:
     import cv2
     import onnx
 
-    from gradseg.calibration.int8 import observed_tensors
-    from gradseg.calibration.sources import open_frames
-    from gradseg.export.inputs import add_model_arguments, load_any
-    from gradseg.runtime.conditions import conditions
+    from gradseg.base.conditions import conditions
+    from gradseg.base.options import add_model_arguments
+    from gradseg.calibration.qdq.int8 import observed_tensors
+    from gradseg.graphs.frames import open_frames
+    from gradseg.graphs.inputs import load_any
     from gradseg.runtime.preprocess import Preprocessor
 
     given = [task["model"], *(["--size", task["size"]] if task["size"] else [])]
@@ -65,10 +66,10 @@ def gradseg_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
     """Statistics of all frames, and scales for every target."""
     import onnx
 
-    from gradseg.calibration.collect import statistics_from_frames
-    from gradseg.calibration.int8 import observed_tensors
-    from gradseg.calibration.ranges import ranges_from_statistics
-    from gradseg.calibration.sources import open_frames
+    from gradseg.calibration.qdq.int8 import observed_tensors
+    from gradseg.calibration.ranges.collect import statistics_from_frames
+    from gradseg.calibration.ranges.ranges_file import ranges_from_statistics
+    from gradseg.graphs.frames import open_frames
 
     begin = time.perf_counter()
     model = onnx.load(task["onnx"])
@@ -85,9 +86,9 @@ def onnxruntime_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
     from onnxruntime.quantization import calibrate
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
-    from gradseg.benchmarks.ort_calibration import reader_of
-    from gradseg.calibration.int8 import observed_tensors
-    from gradseg.calibration.sources import open_frames
+    from gradseg.benchmarks.common.ort_calibration import reader_of
+    from gradseg.calibration.qdq.int8 import observed_tensors
+    from gradseg.graphs.frames import open_frames
 
     kinds = {
         "minmax": CalibrationMethod.MinMax,
@@ -157,7 +158,7 @@ def run_worker(task: Dict[str, Any], limit_mb: Optional[float]) -> Tuple[Dict[st
 
 def _peak_mb(pid: int) -> float:
     """The most memory that a process has held since its program began, in MB; 0 once it has gone."""
-    from gradseg.runtime.conditions import proc_bytes
+    from gradseg.base.conditions import proc_bytes
 
     return (proc_bytes(Path(f"/proc/{pid}/status"), "VmHWM") or 0) / (1 << 20)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import write_json
 from gradseg.export import tune
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import write_json
 from gradseg.runtime import run_video
 
 ROOT = Path(__file__).resolve().parent.parent

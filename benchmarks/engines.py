@@ -19,15 +19,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.benchmarks.engines_base import MODULES, engine
-from gradseg.benchmarks.engines_process import CONVERT_S, OPEN_S, TURN_S, EngineProcess, WorkerFailed, probe
-from gradseg.benchmarks.engines_sources import write_source
-from gradseg.benchmarks.latency import SETTLE, TURN
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, write_json
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, write_json
+from gradseg.base.options import check_threads
+from gradseg.benchmarks.common.sources import write_source
+from gradseg.benchmarks.survey.base import ENGINES, engine
+from gradseg.benchmarks.survey.process import CONVERT_S, OPEN_S, TURN_S, EngineProcess, WorkerFailed, probe
 from gradseg.models.spec import parse_size
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import check_threads
+from gradseg.runtime.loop.latency import SETTLE, TURN
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
@@ -160,7 +160,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The arguments, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), help="checkpoints (.pth) or architectures")
-    parser.add_argument("--engines", default=",".join(MODULES), help=f"of {', '.join(MODULES)} (default: all)")
+    parser.add_argument("--engines", default=",".join(ENGINES), help=f"of {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH", help="its Python interpreter")
     parser.add_argument("--size", default="512x1024", help="input HEIGHTxWIDTH")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads of every engine")
@@ -172,8 +172,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     args.names = [name for name in args.engines.split(",") if name]
     args.pythons = dict(given.partition("=")[::2] for given in args.python)
     for name in [*args.names, *args.pythons]:
-        if name not in MODULES:
-            raise GradsegError(f"unknown engine {name!r}; expected some of {', '.join(MODULES)}")
+        if name not in ENGINES:
+            raise GradsegError(f"unknown engine {name!r}; expected some of {', '.join(ENGINES)}")
     if args.samples < 1:
         raise GradsegError("--samples must be at least 1")
     if args.work and args.work.exists() and any(args.work.iterdir()):

@@ -26,18 +26,18 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.benchmarks.gpu_engines import Backend, OnOnnxRuntime, TensorRt
-from gradseg.benchmarks.gpu_index import BORDERS, PRECISIONS, Pack
-from gradseg.benchmarks.gpu_launch import AGAIN, Launch, in_process_of_its_own, run_models
-from gradseg.benchmarks.gpu_measure import SETTLE, TURN
-from gradseg.benchmarks.gpu_remote import TorchProcess, start_torch
-from gradseg.benchmarks.gpu_results import Results, table
-from gradseg.benchmarks.gpu_run import FreshProcess, Run, Settings, rows_for
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable
-from gradseg.models.json_process import die_with_parent
+from gradseg.base.conditions import conditions
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable
+from gradseg.base.json_process import die_with_parent
+from gradseg.benchmarks.on_gpu.engines import Backend, OnOnnxRuntime, TensorRt
+from gradseg.benchmarks.on_gpu.index import BORDERS, PRECISIONS, Pack
+from gradseg.benchmarks.on_gpu.launch import AGAIN, Launch, in_process_of_its_own, run_models
+from gradseg.benchmarks.on_gpu.measure import SETTLE, TURN
+from gradseg.benchmarks.on_gpu.remote import TorchProcess, start_torch
+from gradseg.benchmarks.on_gpu.results import Results, table
+from gradseg.benchmarks.on_gpu.run import FreshProcess, Run, Settings, rows_for
 from gradseg.models.spec import ARCHS, parse_size
-from gradseg.runtime.conditions import conditions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = "erfnet,d-star-light,dg2-star-light,dg4-star-light"
@@ -153,11 +153,11 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
         checkpoints[name] = Path(path)
     if sys.version_info < (3, 10):
         raise GradsegError(f"{COMMAND} --prepare needs Python 3.10 or newer; this is {sys.version.split()[0]}", 3)
-    from gradseg.export.inputs import need_packages
+    from gradseg.graphs.inputs import need_packages
 
     need_packages(f"{COMMAND} --prepare", "torch", "onnx", "onnxruntime")
-    from gradseg.benchmarks.gpu_pack import SCENES, Job
-    from gradseg.benchmarks.gpu_pack import prepare as write_pack
+    from gradseg.benchmarks.on_gpu.pack import SCENES, Job
+    from gradseg.benchmarks.on_gpu.pack import prepare as write_pack
 
     job = Job(
         models,
@@ -235,7 +235,7 @@ def slug(backend: Backend) -> str:
 
 
 def identity_of(pack: Pack, backend: Backend, settings: Settings) -> Dict[str, Any]:
-    """What makes two runs one: see `gpu_results.IDENTITY`."""
+    """What makes two runs one: see `on_gpu.results.IDENTITY`."""
     return {
         "pack": pack.sha256,
         "gpu": [backend.gpu.name, backend.gpu.compute_capability] if backend.gpu is not None else None,

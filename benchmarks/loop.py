@@ -16,15 +16,17 @@ from typing import Any, Deque, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import refuse_inputs, write_json
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import Engine, open_engine, overlapping, read_spec
-from gradseg.runtime.loop import VideoLoop
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import refuse_inputs, write_json
+from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.protocol import Engine, overlapping, read_spec
+from gradseg.runtime.loop.report import latency_table
+from gradseg.runtime.loop.streams import two_streams
+from gradseg.runtime.loop.video_loop import VideoLoop
 from gradseg.runtime.preprocess import Preprocessor
-from gradseg.runtime.report import latency_table
-from gradseg.runtime.sources import Source, open_source
-from gradseg.runtime.streams import two_streams
+from gradseg.runtime.sources.grammar import open_source
+from gradseg.runtime.sources.source import Source
 
 KEPT = 16  # different frames that the engine alone gets in turn
 SETTLE = 10  # untimed frames before each turn of the engine alone

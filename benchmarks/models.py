@@ -10,12 +10,12 @@ import argparse
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
+from gradseg.base.conditions import conditions
+from gradseg.base.errors import run_main
+from gradseg.base.files import write_json
 from gradseg.models.counts import count
-from gradseg.models.errors import run_main
-from gradseg.models.files import write_json
-from gradseg.models.network import SegNetwork
+from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import ARCHS, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, spec_for
-from gradseg.runtime.conditions import conditions
 
 SIZE_HW = (512, 1024)
 

@@ -19,16 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from gradseg.benchmarks.roofline_ceilings import ceilings_of, measure_ceilings
-from gradseg.benchmarks.roofline_page import ceilings_text, draw, engine_text
-from gradseg.benchmarks.roofline_place import Ceilings, above_peak, by_group, placed, totals
-from gradseg.benchmarks.roofline_profiles import Profile, profile_native, profile_onnxruntime, profile_openvino
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, read_json, require_file, write_json
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, read_json, require_file, write_json
+from gradseg.base.options import check_threads
+from gradseg.benchmarks.ceilings.ceilings import ceilings_of, measure_ceilings
+from gradseg.benchmarks.ceilings.page import ceilings_text, draw, engine_text
+from gradseg.benchmarks.ceilings.place import Ceilings, above_peak, by_group, placed, totals
+from gradseg.benchmarks.ceilings.profiles import Profile, profile_native, profile_onnxruntime, profile_openvino
 from gradseg.models.spec import ARCHS, parse_size
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import check_threads
-from gradseg.runtime.ov_files import HINT, read_ir_metadata
+from gradseg.runtime.engines.ov_files import HINT, read_ir_metadata
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
@@ -46,8 +46,8 @@ def as_engine(given: str, size: Optional[str]) -> Iterator[Path]:
             raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {', '.join(SUFFIXES)}")
         yield found
         return
-    from gradseg.benchmarks.engines_sources import network_for
-    from gradseg.export.onnx_export import onnx_from_checkpoint
+    from gradseg.benchmarks.common.sources import network_for
+    from gradseg.graphs.onnx_export import onnx_from_checkpoint
 
     network, _ = network_for(given, parse_size(size) if size else (512, 1024))
     with tempfile.TemporaryDirectory() as folder:

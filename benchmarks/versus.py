@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from gradseg.benchmarks.versus_jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
-from gradseg.benchmarks.versus_ratios import read_ceilings
-from gradseg.benchmarks.versus_report import table, write_page, write_plot
-from gradseg.benchmarks.versus_run import Plan, Run
-from gradseg.benchmarks.versus_turns import SETTLE, TURN
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.options import check_threads
+from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
+from gradseg.benchmarks.side_by_side.ratios import read_ceilings
+from gradseg.benchmarks.side_by_side.report import table, write_page, write_plot
+from gradseg.benchmarks.side_by_side.run import Plan, Run
+from gradseg.benchmarks.side_by_side.turns import SETTLE, TURN
 from gradseg.data.specs import open_data
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, refuse_inputs, write_json
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import check_threads
 
 SHARED = Path(os.path.relpath(ROOT.parent / "shared" / "data"))
 VIDEO = SHARED / "video" / "highway.mp4"

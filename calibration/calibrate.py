@@ -13,19 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
-from gradseg.calibration import checks
-from gradseg.calibration.collect import Statistics, statistics_from_frames
-from gradseg.calibration.int8 import observed_tensors
-from gradseg.calibration.observers import METHODS, PERCENTILE
-from gradseg.calibration.quantise import is_quantised
-from gradseg.calibration.ranges import RangesFile, model_fingerprint, ranges_from_statistics
-from gradseg.calibration.repair import equalised
-from gradseg.calibration.sources import GRAMMAR, open_frames
-from gradseg.export.inputs import Loaded, add_model_arguments, check_out, load_any, need_packages
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import refuse_inputs, require_file, sha256_of
+from gradseg.base.options import METHODS, add_model_arguments, check_threads
+from gradseg.calibration.qdq.int8 import observed_tensors
+from gradseg.calibration.qdq.repair import equalised
+from gradseg.calibration.ranges import checks
+from gradseg.calibration.ranges.collect import Statistics, statistics_from_frames
+from gradseg.calibration.ranges.observers import PERCENTILE
+from gradseg.calibration.ranges.ranges_file import RangesFile, model_fingerprint, ranges_from_statistics
+from gradseg.graphs.frames import GRAMMAR, open_frames
+from gradseg.graphs.graph import is_quantised
+from gradseg.graphs.inputs import Loaded, check_out, load_any, need_packages
 from gradseg.models import metadata
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import refuse_inputs, require_file, sha256_of
-from gradseg.runtime.engine import check_threads
 
 WORST = 5  # tensors listed as the most clipped
 ALL = 1 << 30  # frames of a validation set

@@ -16,21 +16,21 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from gradseg.benchmarks import int8_figures, int8_html
-from gradseg.benchmarks.int8_models import Subject, check_classes, subjects_from
-from gradseg.benchmarks.int8_recipes import Options
-from gradseg.benchmarks.int8_variants import EMULATED, measured, steps_of
-from gradseg.calibration.accuracy import Frames
-from gradseg.calibration.plots import new_figure
-from gradseg.calibration.sources import default_source, open_frames
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, refuse_inputs, write_json, write_text
+from gradseg.base.options import add_foreign_arguments, check_threads
+from gradseg.calibration.comparison import figures as int8_figures
+from gradseg.calibration.comparison import page as int8_html
+from gradseg.calibration.comparison.models import Subject, check_classes, subjects_from
+from gradseg.calibration.comparison.recipes import Options
+from gradseg.calibration.comparison.variants import EMULATED, measured, steps_of
+from gradseg.calibration.cost.accuracy import Frames
+from gradseg.calibration.cost.plots import new_figure
+from gradseg.calibration.qdq.int8_from_arguments import reduces_range
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
-from gradseg.export.foreign_spec import add_foreign_arguments
-from gradseg.export.int8 import reduces_range
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, refuse_inputs, write_json, write_text
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import check_threads
+from gradseg.graphs.frames import default_source, open_frames
 
 SHOWN = 5  # frames side by side
 Tick = Callable[[str], None]

@@ -13,25 +13,23 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.calibration.accuracy import Frames
-from gradseg.calibration.int8 import Settings, calibrated
-from gradseg.calibration.layers import Int8Parts
-from gradseg.calibration.observers import METHODS
-from gradseg.calibration.plots import new_figure, plot_ranking
-from gradseg.calibration.quantise import is_quantised
-from gradseg.calibration.ranges import RangesFile
-from gradseg.calibration.ranking import Effect, Ranking, ranking
-from gradseg.calibration.sources import DATA_SPECS, GRAMMAR, default_source, open_frames
-from gradseg.calibration.targets import TARGETS
+from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, refuse_inputs, require_file, sha256_of, write_json
+from gradseg.base.options import METHODS, add_foreign_arguments, check_threads
+from gradseg.calibration.cost.accuracy import Frames
+from gradseg.calibration.cost.plots import new_figure, plot_ranking
+from gradseg.calibration.cost.ranking import Effect, Ranking, ranking
+from gradseg.calibration.qdq.int8 import Settings, calibrated
+from gradseg.calibration.qdq.int8_from_arguments import form_for, parts_from_ranges, settings_from
+from gradseg.calibration.qdq.layers import Int8Parts
+from gradseg.calibration.qdq.targets import TARGETS
+from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.data.specs import open_data
-from gradseg.export.foreign_spec import add_foreign_arguments
-from gradseg.export.inputs import Loaded, load_any, need_packages
-from gradseg.export.int8 import form_for, parts_from_ranges, settings_from
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, refuse_inputs, require_file, sha256_of, write_json
+from gradseg.graphs.frames import DATA_SPECS, GRAMMAR, default_source, open_frames
+from gradseg.graphs.graph import is_quantised
+from gradseg.graphs.inputs import Loaded, load_any, need_packages
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.conditions import conditions, usable_cores
-from gradseg.runtime.engine import check_threads
 from gradseg.runtime.preprocess import Preprocessor
 
 LIMIT, TOP = 24, 20

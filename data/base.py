@@ -7,7 +7,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 from gradseg.models.spec import Rgb
 
 IGNORE = 255  # label value of pixels that count neither in the loss nor in the metrics

@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import cv2
 import numpy as np
 
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import read_json, require_file
 from gradseg.data.base import IGNORE, Dataset, Sample
-from gradseg.models.errors import GradsegError
-from gradseg.models.files import read_json, require_file
 from gradseg.models.spec import CAMVID_CLASSES, CAMVID_PALETTE, Rgb, distinct_palette
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Dict, Optional
 
+from gradseg.base.errors import GradsegError
 from gradseg.data.base import Concat, Dataset, spread
 from gradseg.data.folders import camvid, folder_with_classes
-from gradseg.data.scenes import ScenesData
-from gradseg.models.errors import GradsegError
+from gradseg.data.scenes.frames import ScenesData
 from gradseg.models.spec import parse_size
 
 SCHEMES = ("camvid", "folder", "scenes")

@@ -9,15 +9,10 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from gradseg.export.inputs import (
-    add_calibration_arguments,
-    add_model_arguments,
-    check_out,
-    load_any,
-    need_packages,
-    size_text,
-)
-from gradseg.models.errors import GradsegError, run_main
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.options import add_calibration_arguments, add_model_arguments
+from gradseg.graphs.inputs import check_out, load_any, need_packages, size_text
+from gradseg.runtime.native.files import save_program
 
 SUFFIX = ".gsn"
 
@@ -35,15 +30,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     out = Path(args.out) if args.out else Path(args.model).with_suffix(SUFFIX)
     check_out(args.model, out, (SUFFIX,))
     need_packages(args.model, "onnx", "onnxruntime")
-    from gradseg.export.int8 import int8_for
-    from gradseg.export.native_lower import native_program
-    from gradseg.models.files import atomic_path
+    from gradseg.base.files import atomic_path
+    from gradseg.calibration.qdq.int8_from_arguments import int8_for
+    from gradseg.export.gsn.lower import native_program
 
     loaded = load_any(args)
     made = int8_for(loaded, args, "native")
     program = native_program(made.model)
     with atomic_path(out) as temporary:
-        program.save(temporary)
+        save_program(program, temporary)
         lines = _compared(temporary, loaded, made, args)
     height, width = loaded.spec.input_hw
     print(f"wrote {out}: {size_text(out)}, {height}x{width}, int8, {len(program.ops)} operators")
@@ -54,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _compared(path: Path, loaded: Any, made: Any, args: argparse.Namespace) -> List[str]:
     """The program's labels against its Q/DQ model's and FP32's, as lines; what it was not compared with is said."""
-    from gradseg.export.native_verify import compared
+    from gradseg.export.gsn.verify import compared
 
     try:
         return compared(path, loaded, made, args)

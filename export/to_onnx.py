@@ -11,18 +11,10 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-from gradseg.calibration.sources import default_source
-from gradseg.export.inputs import (
-    Loaded,
-    add_model_arguments,
-    check_out,
-    frames_text,
-    model_from_checkpoint,
-    size_of,
-    size_text,
-    write_out,
-)
-from gradseg.models.errors import GradsegError, run_main
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.options import add_model_arguments
+from gradseg.graphs.frames import default_source
+from gradseg.graphs.inputs import Loaded, check_out, frames_text, model_from_checkpoint, size_of, size_text, write_out
 from gradseg.models.spec import parse_size
 
 
@@ -74,7 +66,7 @@ def bordered(loaded: Loaded, args: argparse.Namespace, frame_hw: Optional[Tuple[
     """The model for the frames that were asked for, compared with resizing outside, and lines to print."""
     if frame_hw is None and args.batch == 1:
         return loaded.model, []
-    from gradseg.export.borders import check_borders, with_borders
+    from gradseg.graphs.borders import check_borders, with_borders
 
     model = with_borders(loaded.model, loaded.spec, args.batch, frame_hw)
     source = args.data or default_source(frame_hw or loaded.spec.input_hw)

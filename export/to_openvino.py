@@ -9,18 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from gradseg.export.inputs import (
-    add_calibration_arguments,
-    add_model_arguments,
-    check_out,
-    load_any,
-    need_packages,
-    size_text,
-)
-from gradseg.models.errors import run_main
-from gradseg.models.files import check_writable
-from gradseg.runtime.engine import check_threads
-from gradseg.runtime.ov_files import weights_of
+from gradseg.base.errors import run_main
+from gradseg.base.files import check_writable
+from gradseg.base.options import add_calibration_arguments, add_model_arguments, check_threads
+from gradseg.graphs.inputs import check_out, load_any, need_packages, size_text
+from gradseg.runtime.engines.ov_files import weights_of
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -50,8 +43,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_out(args.model, out, (".xml",))
     check_writable(weights_of(out))
     need_packages(args.model, "onnx", "onnxruntime", "openvino")
-    from gradseg.export.openvino_ir import write_ir
-    from gradseg.export.openvino_make import openvino_model
+    from gradseg.export.ir.files import write_ir
+    from gradseg.export.ir.make import openvino_model
 
     loaded = load_any(args)
     made = openvino_model(loaded, args)

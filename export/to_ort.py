@@ -12,19 +12,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from gradseg.calibration.sessions import OnnxRunner
-from gradseg.calibration.sources import default_source
-from gradseg.export.inputs import (
-    Loaded,
-    add_calibration_arguments,
-    add_model_arguments,
-    check_out,
-    load_any,
-    need_packages,
-    size_text,
-    write_out,
-)
-from gradseg.models.errors import run_main
+from gradseg.base.errors import run_main
+from gradseg.base.options import add_calibration_arguments, add_model_arguments
+from gradseg.graphs.frames import default_source
+from gradseg.graphs.inputs import Loaded, check_out, load_any, need_packages, size_text, write_out
+from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.spec import parse_size
 
 TARGETS = ("cpu", "tidl", "trt")
@@ -63,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.onnx")
     check_out(args.model, out, (".onnx",))
     need_packages(args.model, "onnx", "onnxruntime")
-    from gradseg.export.ort_onnx import fp32_model, int8_for_ort
+    from gradseg.export.ort.make import fp32_model, int8_for_ort
 
     loaded = load_any(args)
     made = int8_for_ort(loaded, args) if args.precision == "int8" else fp32_model(loaded, args)
@@ -84,7 +76,7 @@ def _resizing(
     """The file with the resizing inside, and what to tell the user."""
     import onnx
 
-    from gradseg.export.borders import check_borders, with_borders
+    from gradseg.graphs.borders import check_borders, with_borders
 
     plain = onnx.ModelProto.FromString(made.data)
     baked = with_borders(plain, loaded.spec, 1, frame_hw)

@@ -18,16 +18,17 @@ import math
 from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
-from gradseg.export.inputs import add_calibration_arguments, add_model_arguments, check_out
-from gradseg.export.trt_build import import_tensorrt, strongly_typed
-from gradseg.export.trt_choice import make_best
-from gradseg.export.trt_make import Job, make, onnx_beside, write_made, write_onnx
-from gradseg.export.trt_options import PRECISIONS, add_build_arguments, check_options, options_from
-from gradseg.export.trt_prepare import Prepared, prepare
-from gradseg.export.trt_rebuild import rebuild_arguments, rebuild_options
-from gradseg.models.errors import GradsegError, run_main
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.options import add_calibration_arguments, add_model_arguments
+from gradseg.export.trt.build import import_tensorrt, strongly_typed
+from gradseg.export.trt.choice import make_best
+from gradseg.export.trt.make import Job, make, onnx_beside, write_made, write_onnx
+from gradseg.export.trt.options import PRECISIONS, add_build_arguments, check_options, options_from
+from gradseg.export.trt.prepare import Prepared, prepare
+from gradseg.export.trt.rebuild import rebuild_arguments, rebuild_options
+from gradseg.graphs.inputs import check_out
 from gradseg.models.spec import parse_size
-from gradseg.runtime.gpu import find_gpu
+from gradseg.runtime.cuda.gpu import find_gpu
 
 SUFFIXES = (".plan", ".engine")
 MAX_BATCH = 64

@@ -17,23 +17,22 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from gradseg.calibration.observers import METHODS
-from gradseg.calibration.sources import DATA_SPECS, open_frames
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import require_file, sha256_of
+from gradseg.base.options import METHODS, add_model_arguments, check_threads
 from gradseg.data.specs import open_data
-from gradseg.export.foreign_spec import OPTIONS
-from gradseg.export.inputs import add_model_arguments, need_packages
-from gradseg.export.trt_best import DROP
-from gradseg.export.tune_machine import code_hash, facts, placements
-from gradseg.export.tune_measure import Deadline
-from gradseg.export.tune_process import need_processes
-from gradseg.export.tune_progress import shown
-from gradseg.export.tune_result import write_result
-from gradseg.export.tune_run import tuned
-from gradseg.export.tune_state import Store, source_fingerprint
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import require_file, sha256_of
+from gradseg.export.trt.best import DROP
+from gradseg.export.tuning.machine import code_hash, facts, placements
+from gradseg.export.tuning.measure import Deadline
+from gradseg.export.tuning.process import need_processes
+from gradseg.export.tuning.progress import shown
+from gradseg.export.tuning.result import write_result
+from gradseg.export.tuning.run import tuned
+from gradseg.export.tuning.state import Store, source_fingerprint
+from gradseg.graphs.foreign.spec import OPTIONS
+from gradseg.graphs.frames import DATA_SPECS, open_frames
+from gradseg.graphs.inputs import need_packages
 from gradseg.models.spec import parse_size
-from gradseg.runtime.engine import check_threads
 
 # sources that do not show the same frames twice
 LIVE = re.compile(r"cam\d+$|/dev/|csi:|rtsps?:|v4l2:")

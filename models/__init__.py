@@ -1,6 +1,6 @@
 """Architectures, specs and checkpoints. All but `spec`, `errors`, `files`, `metadata`, `json_process` need torch."""
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 from gradseg.models.spec import ARCHS, ModelSpec, spec_for
 
 __all__ = ["ARCHS", "GradsegError", "ModelSpec", "spec_for"]

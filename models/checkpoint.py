@@ -14,10 +14,10 @@ from typing import Any, Mapping, Optional
 import torch
 from torch import Tensor
 
-from gradseg.models.errors import GradsegError
-from gradseg.models.files import atomic_path, require_file
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import atomic_path, require_file
 from gradseg.models.grouping import convert, finalise, get_alpha
-from gradseg.models.network import SegNetwork, encoder_pointwise
+from gradseg.models.networks.erfnet import SegNetwork, encoder_pointwise
 from gradseg.models.spec import (
     CITYSCAPES_CLASSES,
     CITYSCAPES_PALETTE,

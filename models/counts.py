@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradseg.models.network import LightUpsampler, SegNetwork
+from gradseg.models.networks.erfnet import LightUpsampler, SegNetwork
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Callable, Iterable, Optional, Union
 import torch
 from torch import Tensor, nn
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 
 Select = Union[None, Iterable[str], Callable[[str, nn.Conv2d], bool]]
 

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 
-from gradseg.models.errors import GradsegError
-from gradseg.models.files import require_file
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import require_file
 from gradseg.models.spec import ModelSpec, parse_size
 
 SPEC, FORMAT, PRECISION = "gradseg.spec", "gradseg.format", "gradseg.precision"

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Sequence, Tuple
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 
 STRIDE = 8  # three stride-2 downsamplers: height and width must be multiples of this
 MAX_SIDE = 16384  # pixels; beyond it a size is a typing error

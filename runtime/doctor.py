@@ -15,14 +15,15 @@ import textwrap
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.models.errors import run_main
-from gradseg.models.files import check_writable, refuse_inputs, require_file, write_json
-from gradseg.runtime import doctor_checks, doctor_gpu_checks
-from gradseg.runtime.conditions import conditions
-from gradseg.runtime.doctor_engines import can_run, kinds, verdict
-from gradseg.runtime.doctor_facts import Facts, gather
-from gradseg.runtime.doctor_fixes import OK, PROBLEM, Finding
-from gradseg.runtime.doctor_system import System
+from gradseg.base.conditions import conditions
+from gradseg.base.errors import run_main
+from gradseg.base.files import check_writable, refuse_inputs, require_file, write_json
+from gradseg.runtime.diagnosis import checks as doctor_checks
+from gradseg.runtime.diagnosis import gpu_checks as doctor_gpu_checks
+from gradseg.runtime.diagnosis.engines import can_run, kinds, verdict
+from gradseg.runtime.diagnosis.facts import Facts, gather
+from gradseg.runtime.diagnosis.fixes import OK, PROBLEM, Finding
+from gradseg.runtime.diagnosis.system import System
 
 FORMAT = "gradseg.doctor/1"
 WIDTH = 76  # of the plain table's second column at most, in characters

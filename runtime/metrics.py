@@ -6,8 +6,8 @@ from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
+from gradseg.base.errors import GradsegError
 from gradseg.data.base import IGNORE
-from gradseg.models.errors import GradsegError
 
 
 class Confusion:

@@ -11,9 +11,9 @@ from typing import Any, Optional, Tuple
 import cv2
 import numpy as np
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.native_frames import ForSizes, frame_resize, label_resize
+from gradseg.runtime.native.frames import ForSizes, frame_resize, label_resize
 
 Size = Tuple[int, int]
 

@@ -12,18 +12,24 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import check_writable, refuse_inputs, write_json
-from gradseg.runtime.conditions import conditions
-from gradseg.runtime.engine import PLANS, PROVIDERS, Engine, open_engine, read_spec
-from gradseg.runtime.loop import VideoLoop
-from gradseg.runtime.outcome import Outcome
-from gradseg.runtime.overlay import MODES, Overlay
-from gradseg.runtime.rebuild import open_or_rebuild
-from gradseg.runtime.report import LiveLine, latency_table
-from gradseg.runtime.sinks import LabelsSink, Sink, VideoSink, WindowSink, video_fourcc
-from gradseg.runtime.sources import GRAMMAR, Source, open_source
-from gradseg.runtime.streams import two_streams
+from gradseg.base.conditions import conditions
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.options import PROVIDERS
+from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.protocol import PLANS, Engine, read_spec
+from gradseg.runtime.engines.trt_rebuild import open_or_rebuild
+from gradseg.runtime.loop.outcome import Outcome
+from gradseg.runtime.loop.report import LiveLine, latency_table
+from gradseg.runtime.loop.streams import two_streams
+from gradseg.runtime.loop.video_loop import VideoLoop
+from gradseg.runtime.sinks.labels import LabelsSink
+from gradseg.runtime.sinks.overlay import MODES, Overlay
+from gradseg.runtime.sinks.sink import Sink
+from gradseg.runtime.sinks.video import VideoSink, video_fourcc
+from gradseg.runtime.sinks.window import WindowSink
+from gradseg.runtime.sources.grammar import GRAMMAR, open_source
+from gradseg.runtime.sources.source import Source
 
 
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:

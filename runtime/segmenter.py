@@ -7,12 +7,12 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.engine import open_engine
-from gradseg.runtime.inference import Entry
-from gradseg.runtime.overlay import Overlay
+from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.loop.inference import Entry
 from gradseg.runtime.preprocess import resize_labels
+from gradseg.runtime.sinks.overlay import Overlay
 
 
 class Segmenter:

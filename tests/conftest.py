@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from places import SHARED
 
 settings.register_profile("fixed", derandomize=True, deadline=None)  # the same examples in every run, however slow
 settings.load_profile("fixed")
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 @pytest.fixture(scope="session")

@@ -14,22 +14,21 @@ from typing import Any, Optional, Sequence
 
 import torch
 
-from gradseg.calibration.observers import METHODS
-from gradseg.calibration.targets import TARGETS
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.options import METHODS, check_threads
+from gradseg.calibration.qdq.targets import TARGETS
 from gradseg.data.specs import GRAMMAR
-from gradseg.export.inputs import load_checkpoint_for
+from gradseg.graphs.inputs import load_checkpoint_for
 from gradseg.models.checkpoint import Checkpoint
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import refuse_inputs, write_json
 from gradseg.models.spec import STRIDE, parse_size, size_problem
-from gradseg.runtime.engine import check_threads
-from gradseg.train.augment import PRESETS
-from gradseg.train.feed import Cached
-from gradseg.train.finetune_settings import SCALES, FinetuneSettings
-from gradseg.train.finetuner import Finetuner, FinetuneResult
+from gradseg.train.feed.augment import PRESETS
+from gradseg.train.feed.batches import Cached
+from gradseg.train.feed.sets import HOLD_OUT, Resized, open_sets
+from gradseg.train.qat.finetune_settings import SCALES, FinetuneSettings
+from gradseg.train.qat.finetuner import Finetuner, FinetuneResult
+from gradseg.train.qat.sparsity import left_dense
 from gradseg.train.records import prepare_folder
-from gradseg.train.sets import HOLD_OUT, Resized, open_sets
-from gradseg.train.sparsity import left_dense
 
 OTHER_OUT = "choose another --out"
 

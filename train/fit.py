@@ -11,18 +11,18 @@ from typing import Any, Optional, Sequence
 
 import torch
 
+from gradseg.base.errors import GradsegError, run_main
+from gradseg.base.files import write_json
+from gradseg.base.options import check_threads
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR
-from gradseg.models.errors import GradsegError, run_main
-from gradseg.models.files import write_json
 from gradseg.models.spec import ARCHS, STRIDE, parse_size, size_problem, spec_for
-from gradseg.runtime.engine import check_threads
-from gradseg.train.augment import PRESETS
-from gradseg.train.feed import Cached
+from gradseg.train.feed.augment import PRESETS
+from gradseg.train.feed.batches import Cached
+from gradseg.train.feed.sets import HOLD_OUT, Resized, open_sets
 from gradseg.train.losses import WEIGHTINGS
 from gradseg.train.records import prepare_folder
 from gradseg.train.schedules import ALPHA_SCHEDULES
-from gradseg.train.sets import HOLD_OUT, Resized, open_sets
 from gradseg.train.settings import PRECISIONS, FitSettings
 from gradseg.train.trainer import FitResult, Trainer, make_fabric
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gradseg.base.errors import GradsegError
 from gradseg.models.checkpoint import load_checkpoint
-from gradseg.models.errors import GradsegError
-from gradseg.models.network import SegNetwork
+from gradseg.models.networks.erfnet import SegNetwork
 
 HEADS = ("encoder.output_conv.", "decoder.output_conv.")
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gradseg.base.errors import GradsegError
 from gradseg.data.base import IGNORE, Dataset
-from gradseg.models.errors import GradsegError
 
 WEIGHTINGS = ("none", "enet", "median")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradseg.models.checkpoint import gradual_network
 from gradseg.models.grouping import finalise
-from gradseg.models.network import Encoder, SegNetwork
+from gradseg.models.networks.erfnet import Encoder, SegNetwork
 from gradseg.models.spec import ModelSpec
 
 

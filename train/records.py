@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from gradseg.models.errors import GradsegError
-from gradseg.models.files import atomic_path
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import atomic_path
 
 
 class Records:

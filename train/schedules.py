@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradseg.models.errors import GradsegError
+from gradseg.base.errors import GradsegError
 
 ALPHA_SCHEDULES = ("linear", "cosine", "step")
 ALPHA_STEPS = 5

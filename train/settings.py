@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional
 
-from gradseg.models.errors import GradsegError
-from gradseg.train.augment import PRESETS
+from gradseg.base.errors import GradsegError
+from gradseg.train.feed.augment import PRESETS
 from gradseg.train.losses import WEIGHTINGS
 from gradseg.train.schedules import ALPHA_SCHEDULES, Phase, plan_phases
 

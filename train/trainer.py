@@ -13,16 +13,16 @@ from typing import Any, Optional
 import torch
 from lightning_fabric import Fabric
 
+from gradseg.base.errors import GradsegError
 from gradseg.data.base import Dataset
 from gradseg.models.checkpoint import FORMAT, check_state, read_raw, save_checkpoint, write_checkpoint
-from gradseg.models.errors import GradsegError
 from gradseg.models.grouping import get_alpha, set_alpha
-from gradseg.models.network import SegNetwork
+from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.metrics import Confusion
-from gradseg.train.augment import PRESETS
 from gradseg.train.evaluate import evaluate
-from gradseg.train.feed import Feeder, epoch_order
+from gradseg.train.feed.augment import PRESETS
+from gradseg.train.feed.batches import Feeder, epoch_order
 from gradseg.train.initial import initialise
 from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
 from gradseg.train.phases import (

@@ -1,0 +1,197 @@
+"""What every layer of an ONNX network computes and moves: multiply-accumulates and bytes. Needs onnx; no torch.
+
+A layer is a convolution, a pooling or a resize with everything behind it that works on single values or only moves
+them (bias, ReLU, sum with a skip connection, casts, Q/DQ, transposition): engines compute these on the way to memory.
+Reshape and Concat cost nothing: engines write their inputs where the result is to lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Set, Tuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from gradseg.graphs.graph import Graph, attribute
+
+VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+# one value in, one value out, or the same values in another order
+FOLLOWS = (
+    *("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "HardSigmoid", "BatchNormalization", "Cast"),
+    *("Add", "Sub", "Mul", "Div", "Transpose", "DepthToSpace", "SpaceToDepth", "Floor", "Round", "Min", "Max"),
+)
+SETTINGS = ("Resize", "Reshape", "Slice", "Pad", "Clip", *QDQ)  # their constants are settings, not weights
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+BYTES: Dict[int, int] = {  # of a value, for what is no float
+    TensorProto.UINT8: 1,
+    TensorProto.INT8: 1,
+    TensorProto.BOOL: 1,
+    TensorProto.INT32: 4,
+    TensorProto.INT64: 8,
+}
+
+Stored = Tuple[str, bool]  # a tensor that lies in memory, and whether as int8
+
+
+@dataclass
+class Layer:
+    """name, op: its first node's. macs: multiply-accumulates per run. int8: computed on int8 values.
+
+    weights, reads, writes: bytes per run, without what stays inside the layer. inputs: tensors that it reads.
+    """
+
+    name: str
+    op: str
+    macs: int = 0
+    int8: bool = False
+    weights: int = 0
+    reads: int = 0
+    writes: int = 0
+    inputs: Set[Stored] = field(default_factory=set)
+
+    def to_dict(self) -> Dict[str, Any]:
+        names = ("name", "op", "macs", "int8", "weights", "reads", "writes")
+        return {name: getattr(self, name) for name in names}
+
+
+def counts_of(model: onnx.ModelProto, float_bytes: int) -> Dict[str, Any]:
+    """{"layers": […], "fused": {"weights", "input", "output", "skips"}}, bytes and multiply-accumulates per run.
+
+    fused: what is left to move if every layer but the skip connections stayed on the chip: a tensor that more than one
+    layer reads is written once and read once.
+
+    Args:
+        model: static shapes.
+        float_bytes: of a floating-point value as the engine stores it: 4 for FP32, 2 for FP16 and beside INT8.
+    """
+    counter = _Counter(model, float_bytes)
+    for node in counter.graph.nodes:
+        counter.visit(node)
+    return counter.finished()
+
+
+class _Counter:
+    def __init__(self, model: onnx.ModelProto, float_bytes: int) -> None:
+        self.graph, self.float_bytes = Graph(model), float_bytes
+        self.sizes, self.kinds = _tensors(model)
+        self.layers: List[Layer] = []
+        self.maker: Dict[str, int] = {}  # tensor in memory → index of its layer
+        self.stored: Dict[str, List[Stored]] = {}  # tensor of the graph → where it lies
+        self.packed: Set[str] = set()  # results of DequantizeLinear
+        for value in self.graph.model.graph.input:
+            if value.name not in self.graph.weights:
+                self.stored[value.name] = [(value.name, False)]
+        self.readers = self._readers()
+
+    def visit(self, node: Any) -> None:
+        """Adds the node to a layer, or notes that it costs nothing."""
+        inputs = [name for name in node.input if name and name in self.stored]
+        sources = [each for name in inputs for each in self.stored[name]]
+        output = node.output[0]
+        if not sources:  # made of weights alone
+            self.graph.weights.setdefault(output, self._folded(node))
+            self.packed.update({output} if node.op_type == "DequantizeLinear" else ())
+            return
+        if node.op_type in VIEWS:
+            self.stored[output] = sources
+            return
+        if node.op_type in QDQ:
+            self.packed.add(output)
+            small = node.op_type == "QuantizeLinear"
+            self.stored[output] = [(name, small or int8) for name, int8 in sources]
+            return
+        index = self._layer_for(node, sources)
+        layer = self.layers[index]
+        layer.inputs.update(each for each in sources if self.maker.get(each[0]) != index)
+        self._add_costs(node, layer, output)
+        for name in node.output:
+            self.maker[name], self.stored[name] = index, [(name, False)]
+
+    def finished(self) -> Dict[str, Any]:
+        """Bytes of every layer's inputs and outputs, and the sums without what could stay on the chip."""
+        ends = {each for value in self.graph.model.graph.output for each in self.stored[value.name]}
+        read_by: Dict[str, int] = {}
+        written = set(ends)
+        for layer in self.layers:
+            layer.reads = sum(self._bytes(each) for each in layer.inputs)
+            written |= {each for each in layer.inputs if each[0] in self.maker}
+            for name in {name for name, _ in layer.inputs}:
+                read_by[name] = read_by.get(name, 0) + 1
+        for each in written:
+            self.layers[self.maker[each[0]]].writes += self._bytes(each)
+        skips = [each for each in written if read_by.get(each[0], 0) > 1]
+        starts = {each for layer in self.layers for each in layer.inputs if each[0] not in self.maker}
+        fused = {
+            "weights": sum(layer.weights for layer in self.layers),
+            "input": sum(self._bytes(each) for each in starts),
+            "output": sum(self._bytes(each) for each in ends),
+            "skips": 2 * sum(self._bytes(each) for each in skips),
+        }
+        return {"layers": [layer.to_dict() for layer in self.layers], "fused": fused}
+
+    def _layer_for(self, node: Any, sources: List[Stored]) -> int:
+        """The layer that makes the node's latest input, if the node only follows and is alone to read it; else new."""
+        made = [self.maker.get(name, -1) for name, _ in sources]
+        latest = max(range(len(sources)), key=lambda index: made[index])
+        name = sources[latest][0]
+        if node.op_type in FOLLOWS and made[latest] >= 0 and self.readers.get(name, 0) <= 1:
+            return made[latest]
+        self.layers.append(Layer(node.name or node.output[0], node.op_type))
+        return len(self.layers) - 1
+
+    def _add_costs(self, node: Any, layer: Layer, output: str) -> None:
+        weights = self.graph.weights
+        if node.op_type not in SETTINGS:
+            for name in node.input:
+                if name in weights:
+                    width = 1 if name in self.packed else self.float_bytes
+                    layer.weights += int(weights[name].size) * width
+        if node.op_type in ("Conv", "ConvTranspose"):
+            shape = self.sizes[output if node.op_type == "Conv" else node.input[0]]
+            # every weight meets every pixel of the smaller of the two maps once
+            layer.macs += int(weights[node.input[1]].size) * shape[0] * int(np.prod(shape[2:]))
+            layer.int8 = node.input[0] in self.packed and node.input[1] in self.packed
+        elif node.op_type in ("MatMul", "Gemm"):
+            across = int(attribute(node, "transA", 0)) if node.op_type == "Gemm" else 0
+            layer.macs += int(np.prod(self.sizes[output])) * self.sizes[node.input[0]][-2 if across else -1]
+
+    def _bytes(self, each: Stored) -> int:
+        name, int8 = each
+        kind = self.kinds[name]
+        width = 1 if int8 else self.float_bytes if kind in FLOATS else BYTES[kind]
+        return int(np.prod(self.sizes[name])) * width
+
+    def _readers(self) -> Dict[str, int]:
+        """How many nodes that compute read each tensor, through those that cost nothing."""
+        found: Dict[str, int] = {}
+        lies: Dict[str, List[str]] = {}
+        for node in self.graph.nodes:
+            names = [each for name in node.input for each in lies.get(name, [name] if name else [])]
+            if node.op_type in VIEWS or node.op_type in QDQ:
+                lies[node.output[0]] = names
+            else:
+                for name in names:
+                    found[name] = found.get(name, 0) + 1
+        for value in self.graph.model.graph.output:
+            for name in lies.get(value.name, [value.name]):
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def _folded(self, node: Any) -> np.ndarray[Any, Any]:
+        """Weights of the right size for a node of constants; their values do not matter here."""
+        return np.empty(self.sizes[node.output[0]], np.uint8)
+
+
+def _tensors(model: onnx.ModelProto) -> Tuple[Dict[str, List[int]], Dict[str, int]]:
+    """Shapes and ONNX element types of every tensor."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    sizes, kinds = {}, {}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        kind = value.type.tensor_type
+        sizes[value.name], kinds[value.name] = [dim.dim_value for dim in kind.shape.dim], kind.elem_type
+    for tensor in inferred.initializer:
+        sizes[tensor.name], kinds[tensor.name] = list(tensor.dims), tensor.data_type
+    return sizes, kinds

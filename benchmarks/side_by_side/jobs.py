@@ -1,0 +1,280 @@
+"""What versus.py measures: the pipelines, the networks, and where what is built from them lies. No heavy imports.
+
+A pipeline lives in a module of its own with two functions: `build(job, variant)` makes files in the job's folder that
+are kept for the next run, `open_pipeline(job, variant)` opens them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional, Protocol
+
+import numpy as np
+
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import require_file, sha256_of, write_json
+from gradseg.models.spec import ARCHS, ModelSpec
+from gradseg.runtime.engines.protocol import read_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ("erfnet", "d-star-light", "dg2-star-light", "dg4-star-light")
+INPUT_HW, FRAME_HW = (512, 1024), (540, 960)
+ENGINE_SUFFIXES = (".onnx", ".xml", ".gsn")
+Nanoseconds = tuple[int, int, int]  # preprocess, network, postprocess
+
+
+class Pipeline(Protocol):
+    """From a decoded frame to labels at its size, timed by itself.
+
+    engine, precision: the class of engine ("onnxruntime") and of arithmetic ("fp32", "bf16", "int8") that it runs with.
+    """
+
+    engine: str
+    precision: str
+
+    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
+        """uint8 BGR (H, W, 3) → uint8 labels (H, W), valid until the next call, and what each stage took."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to run a network. follows: whose instructions. files: what `build` leaves in the job's folder. packages:
+    what it imports. ours: GradSeg's, not a peer's. compiler: needs a C++ compiler."""
+
+    name: str
+    module: str
+    variant: str
+    follows: str
+    files: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    ours: bool = False
+    compiler: bool = False
+
+
+TORCH = "https://pytorch.org/hub/pytorch_vision_deeplabv3_resnet101/"
+COMPILE = "https://docs.pytorch.org/docs/stable/torch.compiler_get_started.html"
+NCNN = "https://pypi.org/project/ncnn/ (PyTorch -> pnnx -> ncnn)"
+ORT = "https://docs.pytorch.org/tutorials/advanced/super_resolution_with_onnxruntime.html"
+ORT_INT8 = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
+OPENVINO = "https://docs.openvino.ai/2024/notebooks/hello-segmentation-with-output.html"
+NNCF = (
+    "https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/quantizing-models-post-training/"
+    "basic-quantization-flow.html"
+)
+EAGER, TUTORIAL, TUNED = "pytorch eager", "onnxruntime tutorial", "gradseg tuned"
+
+
+def _peer(name: str, module: str, variant: str, follows: str, files: tuple[str, ...], *packages: str) -> Kind:
+    return Kind(name, f"gradseg.benchmarks.side_by_side.{module}", variant, follows, files, packages)
+
+
+def _own(engine: str, precision: str, suffix: str, *packages: str) -> Kind:
+    variant, module = f"{engine}-{precision}", "gradseg.benchmarks.side_by_side.ours"
+    word = {"ort": "onnxruntime"}.get(engine, engine)
+    return Kind(
+        f"gradseg {word} {precision}", module, variant, "", (f"{engine}.{precision}{suffix}",), packages, ours=True
+    )
+
+
+KINDS: tuple[Kind, ...] = (
+    _peer(EAGER, "peers_torch", "eager", TORCH, (), "torch"),
+    replace(_peer("torch.compile", "peers_torch", "compile", COMPILE, (), "torch"), compiler=True),
+    _peer("ncnn", "peers_ncnn", "fp32", NCNN, ("net.ncnn.param", "net.ncnn.bin"), "ncnn", "pnnx"),
+    _peer(TUTORIAL, "peers_ort", "fp32", ORT, ("logits.onnx",), "onnxruntime"),
+    _peer(
+        "onnxruntime quantize_static", "peers_ort", "int8", ORT_INT8, ("quantize_static.onnx",), "onnxruntime", "sympy"
+    ),
+    _peer("openvino tutorial", "peers_openvino", "default", OPENVINO, ("logits.onnx",), "openvino"),
+    _peer("openvino nncf", "peers_openvino", "int8", NNCF, ("nncf.xml", "nncf.bin"), "openvino", "nncf"),
+    _own("ort", "fp32", ".onnx", "onnxruntime"),
+    _own("ort", "int8", ".onnx", "onnxruntime"),
+    _own("openvino", "fp32", ".xml", "openvino"),
+    _own("openvino", "bf16", ".xml", "openvino"),
+    _own("openvino", "int8", ".xml", "openvino"),
+    _own("native", "int8", ".gsn"),
+    Kind(TUNED, "gradseg.benchmarks.side_by_side.ours", "tuned", "", ("tuned/engine.*",), (), ours=True),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network. checkpoint: its file, inside `folder` and yet to be made if the network is untrained. calib: frames
+    to calibrate on. val: labelled frames that `tune.py` decides by. tuned: the engine that it chose, None if it is to
+    be called."""
+
+    model: str
+    checkpoint: Path
+    trained: bool
+    folder: Path
+    threads: int
+    calib: str
+    val: Optional[str]
+    tuned: Optional[Path] = None
+    input_hw: tuple[int, int] = INPUT_HW
+    calib_frames: int = 16
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        raw = dataclasses.asdict(self)
+        return {key: str(value) if isinstance(value, Path) else value for key, value in raw.items()}
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> Job:
+        """Inverse of `to_dict`."""
+        values = dict(raw)
+        for name in ("checkpoint", "folder", "tuned"):
+            values[name] = None if values[name] is None else Path(values[name])
+        values["input_hw"] = (int(raw["input_hw"][0]), int(raw["input_hw"][1]))
+        return Job(**values)
+
+
+def make_jobs(
+    models: Sequence[str],
+    checkpoints: Sequence[str],
+    work: Path,
+    threads: int,
+    calib: str,
+    val: Optional[str],
+    tuned: Optional[Path],
+) -> list[Job]:
+    """A job per model. `checkpoints`: NAME=PATH texts. GradsegError for what does not exist or fit."""
+    given = _named(checkpoints, models)
+    if tuned is not None and not tuned.is_dir():
+        raise GradsegError(f"--tuned {tuned}: no such folder; give one that holds MODEL/engine.*")
+    jobs = []
+    for model in models:
+        if model not in ARCHS:
+            raise GradsegError(f"--models {model}: unknown architecture; known: {', '.join(ARCHS)}")
+        path = _checkpoint(model, given)
+        key = "untrained" if path is None else sha256_of(path)[:8]
+        folder = work / f"{model}-{key}"
+        engine = None if tuned is None else tuned_engine(tuned, model)
+        found = path or folder / "untrained.pth"
+        jobs.append(Job(model, found, path is not None, folder, threads, calib, val, engine))
+    return jobs
+
+
+def _named(texts: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
+    given = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or name not in models:
+            raise GradsegError(f"--checkpoint {text}: write NAME=PATH, NAME one of {', '.join(models)}")
+        given[name] = require_file(path, "a checkpoint (.pth)")
+    return given
+
+
+def _checkpoint(model: str, given: Mapping[str, Path]) -> Optional[Path]:
+    """The one given, else the shipped one, else the one of a training run here, else None."""
+    if model in given:
+        return given[model]
+    places = (ROOT / "assets" / f"{model}.pth", ROOT / "runs" / f"{model}.pth")
+    return next((path for path in places if path.is_file()), None)
+
+
+def tuned_engine(folder: Path, model: str) -> Path:
+    """The engine of `model` among tune.py's: MODEL/engine.SUFFIX as it writes them, or MODEL.SUFFIX."""
+    for place, stem in ((folder / model, "engine"), (folder, model)):
+        with contextlib.suppress(GradsegError):
+            return engine_in(place, stem)
+    raise GradsegError(
+        f"--tuned {folder}: no engine of {model}; make one: python export/tune.py CKPT --size "
+        f"{INPUT_HW[0]}x{INPUT_HW[1]} --data SPEC -o {folder / model}"
+    )
+
+
+def engine_in(folder: Path, stem: str) -> Path:
+    """FOLDER/STEM.SUFFIX with the suffix of an engine; GradsegError if there is none."""
+    found = [folder / f"{stem}{suffix}" for suffix in ENGINE_SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+    if not found:
+        raise GradsegError(f"{folder}: no {stem} with one of the suffixes {', '.join(ENGINE_SUFFIXES)}")
+    return found[0]
+
+
+def lacking(kind: Kind) -> str:
+    """Why a pipeline cannot run on this machine and what to do, or an empty string."""
+    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)} (or -e '.[peers]')"
+    if kind.compiler and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        return "needs a C++ compiler: apt-get install g++"
+    return ""
+
+
+def spec_of(job: Job) -> ModelSpec:
+    """The network's spec at the size that is measured, as it was left in the job's folder when it was prepared."""
+    return read_spec(job.folder / "spec.json")
+
+
+def stamp(job: Job, kind: Kind) -> dict[str, Any]:
+    """What a pipeline's files and its mIoU depend on beside the checkpoint: they are made again if it changes."""
+    found: dict[str, Any] = {"input_hw": list(job.input_hw), "calib": job.calib, "calib_frames": job.calib_frames}
+    found["versions"] = versions_of([kind])
+    if kind.ours:
+        found["code"] = own_code()
+    if kind.name == TUNED:
+        found["tuned"] = str(job.tuned and sha256_of(job.tuned))
+        found["val"], found["threads"] = job.val, job.threads
+    return found
+
+
+def versions_of(kinds: Sequence[Kind]) -> dict[str, str]:
+    """The installed versions of what pipelines import, and of what every network is exported with."""
+    found = {}
+    for name in sorted({"onnxruntime", "torch", *(package for kind in kinds for package in kind.packages)}):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def own_code() -> str:
+    """Short SHA-256 of the sources that engines are made and run by."""
+    digest = hashlib.sha256()
+    for folder in ("models", "runtime", "calibration", "export"):
+        for path in sorted((ROOT / folder).rglob("*.[pch]*")):
+            if path.suffix in (".py", ".c", ".h"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def built(job: Job, kind: Kind) -> bool:
+    """Whether `build` has nothing left to do."""
+    made = [next(job.folder.glob(name), None) for name in kind.files]
+    return (kind.name == TUNED and job.tuned is not None) or (
+        all(path is not None for path in made) and kept(job, kind, "built") is not None
+    )
+
+
+def keep(job: Job, kind: Kind, what: str, value: Any = None) -> None:
+    """Remembers in the job's folder that `what` was done, and its result."""
+    write_json(_note(job, kind, what), {"of": stamp(job, kind), "value": value})
+
+
+def kept(job: Job, kind: Kind, what: str) -> Optional[dict[str, Any]]:
+    """{"value": …} as `keep` left it, None if nothing was, or something has changed since."""
+    try:
+        found: dict[str, Any] = json.loads(_note(job, kind, what).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("of") == json.loads(json.dumps(stamp(job, kind))) else None
+
+
+def _note(job: Job, kind: Kind, what: str) -> Path:
+    return job.folder / f"{slug(kind.name)}.{what}.json"
+
+
+def slug(text: str) -> str:
+    """A name as part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in text)

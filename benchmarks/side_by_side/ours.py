@@ -1,0 +1,86 @@
+"""GradSeg's own pipelines: one per class of engine and precision, and the engine that tune.py chose.
+
+What is timed is the video loop's own step, `gradseg.runtime.inference.Inference`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradseg.base.errors import GradsegError
+from gradseg.benchmarks.side_by_side.jobs import Job, Nanoseconds, engine_in
+from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.protocol import Engine
+from gradseg.runtime.loop.inference import Inference, Slot
+
+SUFFIXES = {"ort": ".onnx", "openvino": ".xml", "native": ".gsn"}
+TUNE_SECONDS, TUNE_FRAMES = 180, 32
+
+
+class OwnPipeline:
+    """An engine file behind the video loop's inference step. See `side_by_side.jobs.Pipeline`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine.backend.split()[0].replace("gradseg-", "")
+        self.precision = engine.precision
+        self._engine, self._slot = engine, Slot()
+        self._frame_hw, self._inference = engine.frame_hw, Inference(engine, engine.frame_hw)
+
+    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
+        """uint8 BGR (H, W, 3) → uint8 labels (H, W), valid until the next call, and nanoseconds of the stages."""
+        frame_hw = (int(frame.shape[0]), int(frame.shape[1]))
+        if frame_hw != self._frame_hw:  # as the loop does it, once it knows its source
+            self._frame_hw, self._inference = frame_hw, Inference(self._engine, frame_hw)
+        slot = self._slot
+        slot.frame, slot.t_capture = frame, time.perf_counter_ns()
+        self._inference.run(slot)
+        return slot.labels, (slot.preprocess, slot.infer, slot.postprocess)
+
+
+def open_pipeline(job: Job, variant: str) -> OwnPipeline:
+    """variant: "tuned", or one that `build` knows."""
+    return OwnPipeline(open_engine(_engine_file(job, variant), job.threads))
+
+
+def build(job: Job, variant: str) -> None:
+    """Makes the engine of a variant in the job's folder, by the script that its users call."""
+    if variant == "tuned":
+        _tune(job)
+        return
+    from gradseg.export import to_native, to_openvino, to_ort
+
+    engine, _, precision = variant.partition("-")
+    words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}"]
+    if precision == "int8":
+        words += ["--calib", job.calib, "--calib-frames", str(job.calib_frames)]
+    words += ["-o", str(_engine_file(job, variant))]
+    if engine == "native":
+        to_native.main(words)
+    elif engine == "openvino":
+        to_openvino.main([*words, "--precision", precision])
+    else:
+        to_ort.main([*words, "--precision", precision, "--no-timing"])
+
+
+def _engine_file(job: Job, variant: str) -> Path:
+    if variant == "tuned":
+        return job.tuned or engine_in(job.folder / "tuned", "engine")
+    engine, _, precision = variant.partition("-")
+    return job.folder / f"{engine}.{precision}{SUFFIXES[engine]}"
+
+
+def _tune(job: Job) -> None:
+    """tune.py's choice for this network. Its folder is kept, so that it measures nothing twice."""
+    from gradseg.export import tune
+
+    data = job.val if job.val and job.trained else job.calib
+    words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}", "--data", data]
+    words += ["--limit", str(TUNE_FRAMES), "--calib", job.calib, "--calib-frames", str(job.calib_frames)]
+    words += ["--threads", str(job.threads), "--time-budget", str(TUNE_SECONDS), "-o", str(job.folder / "tuned")]
+    code = tune.main(words)
+    if code:
+        raise GradsegError(f"export/tune.py failed with exit code {code}")

@@ -1,0 +1,162 @@
+"""What the lowering to the native engine reads from a Q/DQ model. Needs onnx; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+import onnx
+
+from gradseg.base.errors import GradsegError
+from gradseg.export.gsn.ops import Convolution, deconvolution_parts
+from gradseg.graphs.graph import Graph, attribute, shapes_of
+from gradseg.graphs.passes.fold_input import dense_weight
+
+SHUFFLE = ("Reshape", "Transpose")
+
+
+class NotLowered(GradsegError):  # noqa: N818 it is a state of the network, not a fault
+    """The native engine has no operator for something in a network."""
+
+    def __init__(self, node: Any, why: str = "") -> None:
+        what = "this network" if node is None else f"operator {node.op_type} ({node.name or node.output[0]})"
+        super().__init__(
+            f"the native engine cannot run {what}{': ' + why if why else ''}; build for ONNX Runtime instead: "
+            "python export/to_ort.py MODEL"
+        )
+
+
+@dataclass
+class Weights:
+    """Of a convolution as ONNX has them: int8, real = weight * steps[output channel]. bias: (output channels,)."""
+
+    weight: Any
+    steps: Any
+    bias: Any
+    group: int
+
+
+class Reader:
+    """A model with its constants, shapes, and the node that writes each tensor."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = Graph(model)
+        self.shapes: Dict[str, List[int]] = shapes_of(model)
+        self.writer: Dict[str, Any] = {name: node for node in self.graph.nodes for name in node.output}
+
+    def constant(self, node: Any, index: int) -> Any:
+        """A node's constant input as an array."""
+        name = node.input[index] if len(node.input) > index else ""
+        if name not in self.graph.weights:
+            raise NotLowered(node, f"its input {index} is not constant")
+        return self.graph.weights[name]
+
+    def map_shape(self, name: str) -> Tuple[int, int, int]:
+        """(channels, height, width) of a float tensor."""
+        shape = self.shapes.get(name, [])
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+            raise NotLowered(self.writer.get(name), f"gives shape {shape}, not (1, channels, height, width)")
+        return shape[1], shape[2], shape[3]
+
+    def scale_zero(self, node: Any) -> Tuple[float, int]:
+        """Of a QuantizeLinear or DequantizeLinear of an activation."""
+        scale, zero = self.constant(node, 1), self.constant(node, 2)
+        if scale.size != 1 or zero.dtype != np.uint8:
+            raise NotLowered(node, "activations are uint8 with one scale each")
+        return float(scale.reshape(())), int(zero.reshape(()))
+
+    def weights(self, node: Any) -> Weights:
+        """A Conv's or ConvTranspose's weights, int8 behind a DequantizeLinear."""
+        unpacked = self.writer.get(node.input[1])
+        if unpacked is None or unpacked.op_type != "DequantizeLinear":
+            raise NotLowered(node, "its weights are in float")
+        packed = self.constant(unpacked, 0)
+        if packed.dtype != np.int8 or packed.ndim != 4 or np.any(self.constant(unpacked, 2)):
+            raise NotLowered(node, "its weights are not int8 (output, input, height, width) with zero point 0")
+        group = int(attribute(node, "group", 1))
+        deconvolution = node.op_type == "ConvTranspose"
+        outputs = packed.shape[1] * group if deconvolution else packed.shape[0]
+        steps = self.constant(unpacked, 1).astype(np.float64).reshape(-1)
+        if steps.size != 1 and (steps.size != outputs or attribute(unpacked, "axis", 1) != int(deconvolution)):
+            raise NotLowered(node, "the scales of its weights are not per output channel")
+        has_bias = len(node.input) > 2 and node.input[2]
+        bias = self.constant(node, 2).astype(np.float64) if has_bias else np.zeros(outputs)
+        return Weights(packed, np.broadcast_to(steps, (outputs,)).copy(), bias, group)
+
+    def parts(self, node: Any, found: Weights, shuffle: Any, out_hw: Tuple[int, int]) -> List[Convolution]:
+        """The convolutions that a Conv or ConvTranspose consists of; their output i is its output shuffle[i]."""
+        strides, dilations, pads = windows(node)
+        if node.op_type == "ConvTranspose":
+            if found.group != 1:
+                raise NotLowered(node, "a grouped deconvolution")
+            weight, steps, bias = found.weight[:, shuffle], found.steps[shuffle], found.bias[shuffle]
+            return list(deconvolution_parts(weight, steps, bias, strides, dilations, pads, out_hw))
+        dense = dense_weight(found.weight, found.group)[shuffle]
+        return [Convolution(dense, found.steps[shuffle], found.bias[shuffle], strides, dilations, pads)]
+
+    def shuffle_before(self, node: Any) -> Tuple[str, Any]:
+        """(input, channel of the input for each of the output) of the channel shuffle that ends in `node`."""
+        nodes = [node]
+        while len(nodes) < 3:
+            before = self.writer.get(nodes[-1].input[0])
+            if before is None or before.op_type not in SHUFFLE:
+                break
+            nodes.append(before)
+        names = [each.op_type for each in nodes]
+        if names != ["Reshape", "Transpose", "Reshape"] or list(attribute(nodes[1], "perm")) != [0, 2, 1, 3, 4]:
+            raise NotLowered(node, "no channel shuffle")
+        inner, outer = self.shapes[nodes[2].output[0]], self.shapes[nodes[0].output[0]]
+        source = str(nodes[2].input[0])
+        if len(inner) != 5 or list(self.map_shape(source)) != outer[1:] or inner[3:] != outer[2:]:
+            raise NotLowered(node, "no channel shuffle")
+        return source, np.arange(outer[1]).reshape(inner[1:3]).T.reshape(-1)
+
+    def shuffled(self) -> Dict[int, int]:
+        """How many groups the channel shuffles of so many channels have."""
+        found = {}
+        for node in self.graph.nodes:
+            shape = self.shapes.get(node.output[0], [])
+            if node.op_type == "Reshape" and len(shape) == 5 and shape[1] > 1 and shape[2] > 1:
+                found[shape[1] * shape[2]] = shape[1]
+        return found
+
+
+def windows(node: Any) -> Tuple[Tuple[int, int], Tuple[int, int], Tuple[int, int]]:
+    """(strides, dilations, padding at top and left) of a convolution."""
+    if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b""):
+        raise NotLowered(node, "auto_pad")
+    strides, dilations = (attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
+    pads = attribute(node, "pads", [0, 0, 0, 0])
+    if len(strides) != 2 or len(pads) != 4:
+        raise NotLowered(node, "not two-dimensional")
+    return (strides[0], strides[1]), (dilations[0], dilations[1]), (pads[0], pads[1])
+
+
+def keeps_size(node: Any) -> bool:
+    """Whether a 3x3 convolution has stride 1, one dilation, and as much padding."""
+    strides, dilations, _ = windows(node)
+    pads = list(attribute(node, "pads", [0] * 4))
+    return strides == (1, 1) and dilations[0] == dilations[1] and pads == [dilations[0]] * 4
+
+
+def one_input_each(weight: Any) -> Any:
+    """For 1x1 weights (cout, cin, 1, 1) whose outputs read one input each, none twice: those inputs; else None."""
+    outputs, inputs = weight.shape[:2]
+    used = weight.reshape(outputs, inputs, -1) != 0
+    if weight.shape[2:] != (1, 1) or outputs != inputs or not (used[:, :, 0].sum(axis=1) == 1).all():
+        return None
+    taken = used[:, :, 0].argmax(axis=1)
+    return taken if len(set(taken.tolist())) == outputs else None
+
+
+def chain_before(reader: Reader, tensor: str, operators: Sequence[str]) -> List[Any]:
+    """The nodes that lead to a tensor, backwards, if they are of these operators; else []."""
+    found: List[Any] = []
+    for operator in operators:
+        node = reader.writer.get(tensor)
+        if node is None or node.op_type != operator:
+            return []
+        found.append(node)
+        tensor = node.input[0]
+    return found

@@ -1,0 +1,98 @@
+"""`--precision best`: the fastest plan on this GPU among FP32, FP16 and INT8 that keeps the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from gradseg.base.errors import GradsegError
+from gradseg.calibration.cost.accuracy import Frames
+from gradseg.export.trt.verify import WANTED, latencies
+from gradseg.runtime.engines.open import open_engine
+
+DROP = 0.5  # points of mIoU that INT8 and FP16 may lose on labelled frames, unless --max-drop says otherwise
+
+
+@dataclass
+class Candidate:
+    """A plan on trial. agreement: of its labels with ONNX Runtime's; miou: on labelled frames, None without them."""
+
+    precision: str
+    plan: Path
+    agreement: Optional[float]
+    miou: Optional[float] = None
+    p50: float = 0.0
+    p99: float = 0.0
+    why_not: str = ""
+
+    def to_dict(self) -> Dict[str, Any]:
+        """What the manifest keeps of it."""
+        return {
+            "precision": self.precision,
+            "agreement": self.agreement,
+            "miou": self.miou,
+            "p50_ms": self.p50,
+            "p99_ms": self.p99,
+            "refused": self.why_not or None,
+        }
+
+
+def measure(candidates: List[Candidate], batches: List[np.ndarray[Any, Any]], frames: Optional[Frames]) -> None:
+    """Fills in latencies, the plans taking turns, and mIoU where there are labelled frames."""
+    engines = []
+    try:
+        for candidate in candidates:
+            engines.append(open_engine(candidate.plan))
+        for candidate, row in zip(candidates, latencies(engines, batches)):
+            candidate.p50, candidate.p99 = row["p50"], row["p99"]
+        if frames is not None:
+            for candidate, engine in zip(candidates, engines):
+                candidate.miou = frames.score(engine.infer).miou
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def chosen(candidates: List[Candidate], drop: float) -> Candidate:
+    """The fastest (p50) that may be used; the others' `why_not` says why not. GradsegError if none may.
+
+    With mIoU: at most `drop` points below the first candidate, the most precise. Without: the agreement that
+    `trt.verify.WANTED` asks of its precision; a candidate that could not be compared counts only if it is the first.
+    """
+    first = candidates[0]
+    for candidate in candidates:
+        if candidate.miou is not None and first.miou is not None:
+            lost = 100 * (first.miou - candidate.miou)
+            if lost > drop:
+                candidate.why_not = f"loses {lost:.2f} points of mIoU, {drop:g} are allowed"
+        elif candidate.agreement is None:
+            candidate.why_not = "" if candidate is first else "its labels could not be compared"
+        elif candidate.agreement < WANTED[candidate.precision]:
+            wanted = 100 * WANTED[candidate.precision]
+            candidate.why_not = f"agrees on {100 * candidate.agreement:.2f} % of the labels, {wanted:g} are wanted"
+    allowed = [candidate for candidate in candidates if not candidate.why_not]
+    if not allowed:
+        raise GradsegError("; ".join(f"{c.precision}: {c.why_not}" for c in candidates) + "; no plan was saved")
+    return min(allowed, key=lambda candidate: candidate.p50)
+
+
+def table(candidates: List[Candidate], winner: Candidate) -> List[str]:
+    """A line for each candidate and the verdict, for people."""
+    lines = []
+    for each in candidates:
+        quality = f"mIoU {100 * each.miou:.2f}" if each.miou is not None else _agreement(each)
+        note = f"; not allowed: {each.why_not}" if each.why_not else ""
+        lines.append(f"  {each.precision}: {each.p50:.3f} ms p50, {each.p99:.3f} p99, {quality}{note}")
+    slowest = max(candidates, key=lambda each: each.p50)
+    factor = f", {slowest.p50 / winner.p50:.2f}x as fast as {slowest.precision}" if slowest is not winner else ""
+    lines.append(f"best here: {winner.precision}{factor}")
+    return lines
+
+
+def _agreement(candidate: Candidate) -> str:
+    return (
+        "labels not compared" if candidate.agreement is None else f"{100 * candidate.agreement:.3f} % of labels equal"
+    )

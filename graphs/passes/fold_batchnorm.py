@@ -1,0 +1,149 @@
+"""Pass: BatchNormalization becomes part of the convolutions before it.
+
+Needs: inference-form BatchNormalization nodes (one output) on NCHW tensors with constant parameters.
+Promises: none is left but those to keep. It is the affine map y = scale * x + shift per channel; it is pushed towards
+the input through channel shuffles (permuted with them) and channel concats (split over the branches), and multiplied
+into the Conv or ConvTranspose that it meets. Where it meets anything else, or a tensor that others read too, it
+stays as a 1x1 depthwise convolution at that place, which engines run inside their own layouts.
+Exact: in real arithmetic everywhere, including borders, since the map is applied after the convolution's padding.
+Weights are folded in float64 and rounded once. Proof: tests/test_export_passes.py, each path against the original in
+ONNX Runtime on random parameters, and every architecture's logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Collection, Optional, Tuple
+
+import numpy as np
+import onnx
+
+from gradseg.graphs.graph import Graph, attribute
+
+
+def fold_batchnorm(graph: Graph, keep: Collection[str] = ()) -> int:
+    """Applies the pass in place; returns the number of BatchNormalization nodes folded. `keep`: outputs of others."""
+    found = [node for node in graph.nodes if node.op_type == "BatchNormalization" and node.output[0] not in keep]
+    for node in found:
+        gamma, beta, mean, var = (graph.weights[name].astype(np.float64) for name in node.input[1:5])
+        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        graph.remove(node)
+        source = _push(graph, node.input[0], scale, beta - mean * scale)
+        _rename_output(graph, source, node.output[0])
+    return len(found)
+
+
+def _rename_output(graph: Graph, source: str, target: str) -> None:
+    """Makes the tensor `source` appear as `target`; the producer is renamed, so graph outputs keep their names."""
+    producer = graph.producer(source)
+    if producer is None or graph.consumers(source) or graph.is_output(source):
+        graph.replace_uses(target, source)
+        return
+    producer.output[list(producer.output).index(source)] = target
+
+
+def _push(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> str:
+    """Applies the affine map to `tensor` at or above its producer; returns the tensor that now holds the result.
+
+    The caller has already detached the reader, so a remaining reader means that the tensor is shared.
+    """
+    producer = graph.producer(tensor)
+    shared = graph.is_output(tensor) or len(graph.consumers(tensor)) > 0
+    if producer is None or shared:
+        return _insert_affine(graph, tensor, scale, shift)
+    if producer.op_type in ("Conv", "ConvTranspose") and producer.input[1] in graph.weights:
+        _scale_conv(graph, producer, scale, shift)
+        return tensor
+    if producer.op_type == "Concat" and attribute(producer, "axis") == 1:
+        return _push_concat(graph, producer, tensor, scale, shift)
+    shuffle = shuffle_before(graph, tensor)
+    if shuffle is not None:
+        source, first, permutation = shuffle
+        inverse_scale, inverse_shift = np.empty_like(scale), np.empty_like(shift)
+        inverse_scale[permutation], inverse_shift[permutation] = scale, shift
+        first.input[0] = ""  # detached, so that the source counts as unread
+        first.input[0] = _push(graph, source, inverse_scale, inverse_shift)
+        return tensor
+    return _insert_affine(graph, tensor, scale, shift)
+
+
+def _push_concat(
+    graph: Graph, concat: onnx.NodeProto, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]
+) -> str:
+    widths = [channels(graph, name) for name in concat.input]
+    if any(width is None for width in widths):
+        return _insert_affine(graph, tensor, scale, shift)
+    branches, start = list(concat.input), 0
+    for index, width in enumerate(widths):
+        assert width is not None
+        concat.input[index] = ""
+        part = slice(start, start + width)
+        concat.input[index] = _push(graph, branches[index], scale[part], shift[part])
+        start += width
+    return tensor
+
+
+def _scale_conv(graph: Graph, node: onnx.NodeProto, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> None:
+    """Multiplies an output-channel affine map into a convolution; weights shared with another node are copied."""
+    weight = graph.weights[node.input[1]].astype(np.float64)
+    if node.op_type == "Conv":
+        weight = weight * scale[:, None, None, None]
+    else:  # ConvTranspose: (C_in, C_out / group, kH, kW)
+        group = attribute(node, "group", 1)
+        per_group = scale.reshape(group, 1, -1, 1, 1)
+        weight = (weight.reshape(group, -1, *weight.shape[1:]) * per_group).reshape(weight.shape)
+    bias = graph.weights[node.input[2]].astype(np.float64) if len(node.input) > 2 and node.input[2] else 0.0
+    stem = node.input[1]
+    node.input[1] = graph.constant(f"{stem}_folded", weight.astype(np.float32))
+    del node.input[2:]
+    node.input.append(graph.constant(f"{stem}_bias", (bias * scale + shift).astype(np.float32)))
+
+
+def _insert_affine(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> str:
+    weight = graph.constant(f"{tensor}_scale", scale.astype(np.float32).reshape(-1, 1, 1, 1))
+    bias = graph.constant(f"{tensor}_shift", shift.astype(np.float32))
+    return graph.add("Conv", [tensor, weight, bias], kernel_shape=[1, 1], group=len(scale))
+
+
+def shuffle_before(graph: Graph, tensor: str) -> Optional[Tuple[str, onnx.NodeProto, np.ndarray[Any, Any]]]:
+    """(source, first node, permutation) if `tensor` is a channel shuffle of `source`: out[i] = in[permutation[i]].
+
+    A shuffle is Reshape to (1, a, b, H, W), Transpose of axes 1 and 2, Reshape back, each read by the next only.
+    """
+    last = graph.producer(tensor)
+    if last is None or last.op_type != "Reshape":
+        return None
+    middle = graph.producer(last.input[0])
+    if middle is None or middle.op_type != "Transpose" or attribute(middle, "perm") != [0, 2, 1, 3, 4]:
+        return None
+    first = graph.producer(middle.input[0])
+    if first is None or first.op_type != "Reshape" or first.input[1] not in graph.weights:
+        return None
+    if len(graph.consumers(first.output[0])) != 1 or len(graph.consumers(middle.output[0])) != 1:
+        return None
+    inner, outer = graph.weights[first.input[1]], graph.weights.get(last.input[1])
+    if outer is None or len(inner) != 5 or len(outer) != 4 or inner[1] * inner[2] != outer[1]:
+        return None
+    return first.input[0], first, np.arange(outer[1]).reshape(inner[1], inner[2]).T.ravel()
+
+
+def channels(graph: Graph, tensor: str) -> Optional[int]:
+    """The channel count of an NCHW tensor, found by walking up to the convolution that made it; None if unknown."""
+    producer = graph.producer(tensor)
+    if producer is None:
+        for value in graph.model.graph.input:
+            if value.name == tensor and len(value.type.tensor_type.shape.dim) == 4:
+                return int(value.type.tensor_type.shape.dim[1].dim_value) or None
+        return None
+    if producer.op_type in ("Conv", "ConvTranspose") and producer.input[1] not in graph.weights:
+        return None
+    if producer.op_type == "Conv":
+        return int(graph.weights[producer.input[1]].shape[0])
+    if producer.op_type == "ConvTranspose":
+        return int(graph.weights[producer.input[1]].shape[1]) * int(attribute(producer, "group", 1))
+    if producer.op_type == "Concat" and attribute(producer, "axis") == 1:
+        widths = [channels(graph, name) for name in producer.input]
+        return None if None in widths else sum(width or 0 for width in widths)
+    if producer.op_type in ("Relu", "MaxPool", "Add", "BatchNormalization", "Resize", "AveragePool"):
+        return channels(graph, producer.input[0])
+    shuffle = shuffle_before(graph, tensor)
+    return len(shuffle[2]) if shuffle is not None else None

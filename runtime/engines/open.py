@@ -1,0 +1,71 @@
+"""Opens an engine file: its suffix picks the backend, which is imported only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional, Union
+
+from gradseg.base.errors import GradsegError
+from gradseg.base.files import require_file
+from gradseg.base.options import PROVIDERS, check_threads
+from gradseg.models.spec import ModelSpec
+from gradseg.runtime.engines.protocol import PLANS, Engine
+from gradseg.runtime.engines.trt_manifest import check_present
+
+SUFFIXES = (
+    ".onnx (ONNX Runtime), .xml (OpenVINO), .gsn (GradSeg's own kernels), .pth (PyTorch), .plan or .engine (TensorRT)"
+)
+
+
+def open_engine(
+    path: Union[str, Path],
+    threads: Optional[int] = None,
+    spec: Optional[ModelSpec] = None,
+    provider: Optional[str] = None,
+    cuda_graph: bool = True,
+) -> Engine:
+    """Opens an engine file; its suffix picks the backend, which is imported only now.
+
+    Args:
+        path: .onnx, .xml (its .bin beside it), .gsn, .pth, .plan or .engine.
+        threads: CPU threads for the network; None: the backend's usual number. Ignored by GPU backends.
+        spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
+        provider: of ONNX Runtime, for an .onnx: "cpu" (also with None), "cuda" or "tensorrt".
+        cuda_graph: for a TensorRT plan: run it as a CUDA graph where that can be done.
+
+    Raises:
+        GradsegError: a file that is missing, empty, of another kind or not loadable (exit code 2; StalePlan for a plan
+            that building again mends); a backend or device that is not there (exit code 3).
+    """
+    check_threads(threads)
+    if provider not in (None, *PROVIDERS):
+        raise GradsegError(f"--provider {provider}: expected {', '.join(PROVIDERS)}")
+    suffix = Path(path).suffix.lower()
+    if suffix in PLANS:
+        check_present(Path(path))
+    found = require_file(path, f"an engine: {SUFFIXES}")
+    if suffix == ".onnx":
+        from gradseg.runtime.engines.ort import OrtEngine
+
+        return OrtEngine(found, threads, spec, provider or "cpu")
+    if provider is not None and suffix in (".xml", ".gsn", ".pth", *PLANS):
+        raise GradsegError(
+            f"--provider {provider}: is for .onnx files, which ONNX Runtime runs; leave it out for {found}"
+        )
+    if suffix == ".xml":
+        from gradseg.runtime.engines.ov import OvEngine
+
+        return OvEngine(found, threads, spec)
+    if suffix == ".gsn":
+        from gradseg.runtime.engines.native import NativeEngine
+
+        return NativeEngine(found, threads, spec)
+    if suffix == ".pth":
+        from gradseg.runtime.engines.pytorch import TorchEngine
+
+        return TorchEngine(found, threads, spec)
+    if suffix in PLANS:
+        from gradseg.runtime.engines.trt import TrtEngine
+
+        return TrtEngine(found, spec, cuda_graph)
+    raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {SUFFIXES}")

@@ -1,0 +1,220 @@
+"""The library of the native engine: found, loaded, called. Built from runtime/native by setup.py; optional.
+
+`GRADSEG_NATIVE_LIBRARY` names another build of it, for tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from gradseg.base.errors import GradsegError
+from gradseg.runtime.native.program import NativeProgram
+
+ABI = 2
+VARIABLE = "GRADSEG_NATIVE_LIBRARY"
+BUILD = "build it where a C compiler is: pip install -e . (or give the .onnx to ONNX Runtime)"
+
+TENSOR_FIELDS = ("height", "width", "channels", "halo", "dtype", "zero")
+OP_INTEGERS = (
+    *("kind", "input", "output", "residual", "cin", "cout", "groups", "out_offset"),
+    *("kh", "kw", "sy", "sx", "dy", "dx", "pt", "pl", "oy", "py", "ox", "px", "out_h", "out_w"),
+)
+OP_ARRAYS = ("weight", "scale", "bias")
+PEAK_KINDS = ("fp32", "int8")
+PEAK_ROUNDS, PEAK_TURNS = 1_000_000, 8  # some milliseconds each
+
+
+class TensorStruct(ctypes.Structure):
+    """`gs_tensor`."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in TENSOR_FIELDS]
+
+
+class OpStruct(ctypes.Structure):
+    """`gs_op`."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int32) for name in OP_INTEGERS],
+        ("residual_scale", ctypes.c_float),
+        *[(name, ctypes.c_void_p) for name in OP_ARRAYS],
+    ]
+
+
+def library_path() -> Optional[Path]:
+    """The shared object, None if it was not built."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    folder = Path(__file__).resolve().parent
+    candidates = [folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def native_isa() -> Optional[str]:
+    """What the library runs on this CPU ("avx512-vnni", "avx2" …); None if it was not built or cannot run here."""
+    try:
+        return open_library().isa()
+    except GradsegError:
+        return None
+
+
+def open_library() -> Library:
+    """The loaded library; GradsegError with exit code 3 if there is none, or one of another version."""
+    path = library_path()
+    if path is None:
+        raise GradsegError(f"the native engine was not built on this machine; {BUILD}", 3)
+    return _loaded(str(path))
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded(path: str) -> Library:
+    return Library(path)
+
+
+class Library:
+    """The C functions of `gradseg_native.h` with their types."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._c = ctypes.CDLL(path)
+            self._c.gs_abi.restype = ctypes.c_int32
+            found = int(self._c.gs_abi())
+            self._c.gs_peak.restype = ctypes.c_int64
+            self._c.gs_peak.argtypes = [ctypes.c_int32, ctypes.c_int64]
+        except (OSError, AttributeError) as error:
+            raise GradsegError(f"{path}: cannot be loaded as the native engine ({error}); {BUILD}", 3) from error
+        if found != ABI:
+            raise GradsegError(f"{path}: the native engine's interface {found}, this version needs {ABI}; {BUILD}", 3)
+        pointer, number = ctypes.c_void_p, ctypes.c_int32
+        self._c.gs_isa.restype, self._c.gs_isa.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+        self._c.gs_create.restype = pointer
+        self._c.gs_create.argtypes = [
+            ctypes.POINTER(TensorStruct),
+            number,
+            ctypes.POINTER(OpStruct),
+            number,
+            number,
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            number,
+        ]
+        self._c.gs_run.restype = None
+        self._c.gs_run.argtypes = [pointer, pointer, ctypes.c_int64, pointer, pointer]
+        self._c.gs_load.restype = number
+        self._c.gs_load.argtypes = [pointer, pointer, pointer, ctypes.c_int64]
+        self._c.gs_spread.restype, self._c.gs_spread.argtypes = None, [pointer, pointer, pointer]
+        for function in (self._c.gs_borrow, self._c.gs_return, self._c.gs_destroy):
+            function.restype, function.argtypes = None, [pointer]
+        self._c.gs_read.restype, self._c.gs_read.argtypes = number, [pointer, number, pointer]
+
+    def peak(self, kind: int, rounds: int) -> int:
+        """`gs_peak`."""
+        return int(self._c.gs_peak(kind, rounds))
+
+    def isa(self, wanted: Optional[str] = None) -> Optional[str]:
+        """The instructions that are used; with `wanted` None if this CPU or build lacks those."""
+        found = self._c.gs_isa(wanted.encode() if wanted else None)
+        return found.decode() if found else None
+
+    def create(self, program: NativeProgram, threads: int, isa: Optional[str] = None) -> NativePlan:
+        """A program ready to run; GradsegError with the library's reason if it cannot."""
+        tensors = (TensorStruct * len(program.tensors))()
+        for index, tensor in enumerate(program.tensors):
+            for name in TENSOR_FIELDS:
+                setattr(tensors[index], name, getattr(tensor, name))
+        structs = (OpStruct * len(program.ops))()
+        for index, op in enumerate(program.ops):
+            for name in OP_INTEGERS:
+                setattr(structs[index], name, getattr(op, name))
+            structs[index].residual_scale = op.residual_scale
+            for name in OP_ARRAYS:
+                array = getattr(op, name)
+                setattr(structs[index], name, None if array is None else array.ctypes.data)
+        error = ctypes.create_string_buffer(256)
+        wanted = isa.encode() if isa else None
+        handle = self._c.gs_create(tensors, len(tensors), structs, len(structs), threads, wanted, error, len(error))
+        if not handle:
+            reason = error.value.decode("utf-8", "replace")
+            raise GradsegError(f"the native engine cannot run this program: {reason or 'no reason given'}", 3)
+        return NativePlan(self._c, handle, program)
+
+
+def native_peak(kind: str, threads: int) -> Optional[float]:
+    """What the best instructions of this CPU reach on registers alone, multiply-accumulates per second, all threads.
+
+    kind: "fp32" or "int8"; None for any other, and where the library was not built.
+    """
+    if kind not in PEAK_KINDS or native_isa() is None:
+        return None
+    peak = open_library().peak
+
+    def rate(_: int) -> float:
+        start = time.perf_counter()
+        return peak(PEAK_KINDS.index(kind), PEAK_ROUNDS) / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return max(sum(pool.map(rate, range(threads))) for _ in range(PEAK_TURNS))
+
+
+class NativePlan:
+    """A `gs_plan`. Not reentrant. Memory is given back by `close`, or when it is collected."""
+
+    def __init__(self, functions: Any, handle: int, program: NativeProgram) -> None:
+        self._c, self._handle, self._program = functions, handle, program
+        self.nanoseconds: np.ndarray[Any, Any] = np.zeros(len(program.ops), np.int64)
+
+    def load(self, resize: int, frame: int, stride: int) -> bool:
+        """Brings a frame in: addresses of a `gs_resize` and of uint8 BGR (H, W, 3) with `stride` bytes a row.
+
+        False if the resize is to another size: nothing was done.
+        """
+        return int(self._c.gs_load(self._open(), resize, frame, stride)) == 0
+
+    def run(self, frame: Optional[int], stride: int, labels: int, profile: bool = False) -> None:
+        """One frame. Addresses of uint8 BGR (h, w, 3) with `stride` bytes a row, and of uint8 labels (h, w).
+
+        frame: None for the one that `load` brought in. profile: what each operator took goes to `nanoseconds`.
+        """
+        self._c.gs_run(self._open(), frame, stride, labels, self.nanoseconds.ctypes.data if profile else None)
+
+    def spread(self, repeat: int, out: int) -> None:
+        """The last frame's labels at another size: addresses of a `gs_repeat` and of its uint8 (H, W)."""
+        self._c.gs_spread(self._open(), repeat, out)
+
+    def borrow(self) -> None:
+        """Has one thread stand aside until `give_back`; from any thread, also while `run` lasts. See `gs_borrow`."""
+        self._c.gs_borrow(self._open())
+
+    def give_back(self) -> None:
+        """Ends one `borrow`."""
+        self._c.gs_return(self._open())
+
+    def read(self, tensor: int) -> Optional[np.ndarray[Any, Any]]:
+        """A tensor of the last frame, (height, width, channels) as stored; None if it is never in memory."""
+        known = self._program.tensors[tensor]
+        shape = (known.height, known.width, known.channels)
+        out: np.ndarray[Any, Any] = np.zeros(shape, np.int16 if known.dtype else np.uint8)
+        return out if self._c.gs_read(self._open(), tensor, out.ctypes.data) == 0 else None
+
+    def _open(self) -> int:
+        if not self._handle:
+            raise RuntimeError("the native engine was closed")
+        return self._handle
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, 0
+        if handle:
+            self._c.gs_destroy(handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            self.close()

@@ -1,0 +1,110 @@
+"""docs/jetson.md: its commands parse, its version table is the doctor's, its links and camera strings are real."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from typing import Any, NoReturn
+
+import pytest
+from places import ROOT
+
+from gradseg.base.errors import GradsegError
+from gradseg.runtime.diagnosis.jetpack import RELEASES, STACKS, stack_of
+from gradseg.runtime.sources import cameras, recordings
+from gradseg.runtime.sources.grammar import open_source
+
+DOC = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+LINES = [line.strip() for block in re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if re.match(r"python \w+/", line)]
+
+
+class ParsedError(Exception):
+    """Ends a script once its arguments are parsed."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, *arguments = shlex.split(command, comments=True)[1:]
+    assert (ROOT / script).is_file()
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_end(self: argparse.ArgumentParser, *args: Any, **options: Any) -> NoReturn:
+        parse(self, *args, **options)
+        raise ParsedError
+
+    module = importlib.import_module("gradseg." + script[: -len(".py")].replace("/", "."))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
+    with pytest.raises(ParsedError):
+        module.main(arguments)
+
+
+def test_every_step_has_its_command() -> None:
+    scripts = {command.split()[1] for command in COMMANDS}
+    steps = {"runtime/doctor.py", "export/to_onnx.py", "export/to_trt.py", "runtime/run_video.py"}
+    assert steps | {"benchmarks/latency.py", "benchmarks/accuracy.py", "export/to_ort.py"} <= scripts
+
+
+def test_the_table_says_what_the_doctor_knows() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in DOC.splitlines() if re.match(r"\| \d", line)
+    ]
+    rows = [row for row in rows if len(row) == 8]
+    assert len(rows) == len([stack for stack in STACKS if stack.since > (35, 1)])
+    for _, l4t, _, ubuntu, python, cuda, tensorrt, pin in rows:
+        stack = stack_of(re.findall(r"\d+\.\d+", l4t)[0])
+        assert stack is not None
+        assert (ubuntu, python, cuda, tensorrt) == (stack.ubuntu, stack.python, stack.cuda, stack.tensorrt)
+        assert pin == f"`{stack.cuda_python}`"
+    assert RELEASES["36.4.3"] == "6.2" and "is 36.4.3" in DOC
+
+
+def test_the_sources_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, tuple[Any, ...]]] = []
+
+    def opener(kind: str) -> Any:
+        return lambda *arguments: opened.append((kind, arguments))
+
+    for module, kind in ((cameras, "CsiCamera"), (cameras, "UsbCamera"), (cameras, "NetworkCamera")):
+        monkeypatch.setattr(module, kind, opener(kind))
+    monkeypatch.setattr(
+        recordings, "SceneSource", lambda *arguments, **options: opened.append(("SceneSource", arguments))
+    )
+    table = re.findall(r"(?m)^\| (`(?:csi|cam|rtsp|scenes).*?) \|", DOC.partition("## 8. Run")[2].partition("## 9.")[0])
+    texts = [text.replace("…", "host/stream") for row in table for text in re.findall(r"`([^`]+)`", row)]
+    for text in texts:
+        open_source(text)
+    kinds = [kind for kind, _ in opened]
+    assert kinds == ["CsiCamera"] * 2 + ["UsbCamera"] * 3 + ["NetworkCamera", "SceneSource"]
+    with pytest.raises(GradsegError, match="unknown kind of source"):
+        open_source("csicam://0")
+    assert "width=1280, height=720" in cameras.csi_pipeline(0) and "always 1280x720 at 30" in DOC
+
+
+def test_files_and_sections_linked_exist() -> None:
+    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in DOC.splitlines()}
+    for link in re.findall(r"\]\(([^)]+)\)", DOC):
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+        elif not link.startswith("http"):
+            assert (ROOT / "docs" / link).exists(), link
+
+
+def test_messages_explained_are_messages_given() -> None:
+    code = " ".join(path.read_text("utf-8") for name in ("runtime", "export") for path in (ROOT / name).rglob("*.py"))
+    messages = (
+        "differs: found ",
+        "this machine has none",
+        "no TensorRT is importable here",
+        "opened, but gives no frame",
+    )
+    messages += ("a CSI camera needs an OpenCV with GStreamer", "not enough GPU memory")
+    for message in (*messages, "this conversion needs the onnx package", " beside it"):
+        assert message in DOC and message in code, message
+
+
+def test_it_says_what_was_not_tried() -> None:
+    assert "Nothing on this page has been run on a Jetson yet" in DOC
+    assert not re.search(r"\d+ (FPS|frames per second)", DOC.replace("at 30 frames per second", ""))

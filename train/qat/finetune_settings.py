@@ -1,0 +1,90 @@
+"""Everything that decides how a fine-tuning run goes, in one frozen record that is stored with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from gradseg.base.errors import GradsegError
+from gradseg.base.options import METHODS
+from gradseg.calibration.qdq.targets import TARGETS
+from gradseg.train.feed.augment import PRESETS
+from gradseg.train.qat.sparsity import Sparsity
+
+SCALES = ("learned", "fixed")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Settings of one run; sizes are (height, width) in pixels.
+
+    arch: of a bare state dict. size: what the network sees (None: the checkpoint's).
+    target: whose INT8 is trained for (None: none, float). scales: "learned" steps, or "fixed" as calibrated.
+    power_of_two: activation scales are, even where the target does not want it. sparsity: "0.6" or "2:4". lr: a step's
+    change of a weight relative to the root mean square of its layer's weights. distill: weight of the divergence from
+    the float network's probabilities. calib_frames, method: how the scales to start from are calibrated, on `data`.
+    prune_until: share of the run after which the zeros stay where they are. crop: training crop (None: half the size).
+    """
+
+    checkpoint: str
+    data: str
+    val: Optional[str] = None
+    arch: Optional[str] = None
+    size: Optional[tuple[int, int]] = None
+    target: Optional[str] = None
+    scales: str = "learned"
+    power_of_two: bool = False
+    reduce_range: bool = False
+    sparsity: Optional[str] = None
+    prune_until: float = 0.5
+    epochs: int = 8
+    lr: float = 1e-3
+    batch: int = 4
+    crop: Optional[tuple[int, int]] = None
+    augment: str = "light"
+    distill: float = 1.0
+    ema: float = 0.99
+    calib_frames: int = 32
+    method: str = "mse"
+    seed: int = 0
+    limit: Optional[int] = None
+    val_limit: Optional[int] = None
+    val_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.target is None and self.sparsity is None:
+            raise GradsegError(
+                f"nothing to fine-tune for: give --target {'|'.join(TARGETS)} for INT8, --sparsity 0.6 or 2:4, or both"
+            )
+        for name, text, known in (
+            ("target", self.target, (None, *TARGETS)),
+            ("scales", self.scales, SCALES),
+            ("augment", self.augment, tuple(PRESETS)),
+            ("method", self.method, METHODS),
+        ):
+            if text not in known:
+                raise GradsegError(f"--{name} {text!r}: one of {', '.join(str(k) for k in known if k)}")
+        for name, number, ok, need in (
+            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("batch", self.batch, self.batch >= 1, "at least 1"),
+            ("calib-frames", self.calib_frames, self.calib_frames >= 1, "at least 1"),
+            ("val-every", self.val_every, self.val_every >= 1, "at least 1"),
+            ("seed", self.seed, self.seed >= 0, "0 or more"),
+            ("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0"),
+            ("distill", self.distill, 0 <= self.distill < math.inf, "a finite number, 0 or more"),
+            ("ema", self.ema, 0 <= self.ema < 1, "0 or more and below 1"),
+            ("prune-until", self.prune_until, 0 < self.prune_until < 1, "above 0 and below 1"),
+        ):
+            if not ok:
+                raise GradsegError(f"--{name} {number}: must be {need}")
+        self.wanted_sparsity()
+
+    def wanted_sparsity(self) -> Optional[Sparsity]:
+        return None if self.sparsity is None else Sparsity.parse(self.sparsity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        raw = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in raw.items()}
