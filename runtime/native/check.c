@@ -1,7 +1,7 @@
 /* What a program must keep to: nothing outside a tensor and its halo may ever be read or written. */
 #include <stdlib.h>
 
-#include "prepare.h"
+#include "check.h"
 
 #define SIDE_MAX 16384
 #define CHANNELS_MAX 4096

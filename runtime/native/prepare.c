@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include <sys/mman.h>
 #endif
+#include "check.h"
 #include "prepare.h"
 
 #include <math.h>
