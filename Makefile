@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 SOURCE ?= scenes:frames=150,seed=7
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types wheels clean
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py --source "$(SOURCE)" --out demo
 
@@ -29,5 +29,26 @@ $(STAMP): pyproject.toml setup.py $(wildcard runtime/native/*.[ch])
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
 
+# GCC compiles for x86-64, because Clang's kernels are slower there, and Zig links against the symbols of glibc 2.17; GCC's own
+# library comes first, because Zig's knows no CPU. For AArch64 Zig does both.
+TOOLS := $(CURDIR)/build/tools
+ZIG := $(TOOLS)/bin/python -I -m ziglang cc -target
+WHEEL := dist/gradseg-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/gradseg/__init__.py)-py3-none-
+BUILD_WHEEL = rm -rf build/lib* build/temp* && $(1) $(TOOLS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+	--wheel-dir dist $(addprefix --config-settings=--build-option=--plat-name=,$(2)) .
+wheels: $(TOOLS)/.ready
+	rm -rf dist
+	$(call BUILD_WHEEL,CC=gcc LDSHARED="$(ZIG) x86_64-linux-gnu.2.17 -shared $$(gcc -print-libgcc-file-name)",manylinux_2_17_x86_64)
+	$(call BUILD_WHEEL,CC="$(ZIG) aarch64-linux-gnu.2.17" LDSHARED="$(ZIG) aarch64-linux-gnu.2.17 -shared",manylinux_2_17_aarch64)
+	$(call BUILD_WHEEL,CC=false)
+	$(TOOLS)/bin/auditwheel show $(WHEEL)manylinux_2_17_x86_64.whl | tr '\n' ' ' | grep 'following platform tag: "manylinux_2_17_x86_64"'
+	$(TOOLS)/bin/auditwheel show $(WHEEL)manylinux_2_17_aarch64.whl | tr '\n' ' ' | grep 'following platform tag: "manylinux_2_17_aarch64"'
+	ls -l $(WHEEL)any.whl
+
+$(TOOLS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TOOLS)
+	CC=false $(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check ".[wheels]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runtime/_native*.so demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runtime/native/*.so demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

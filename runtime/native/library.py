@@ -1,4 +1,4 @@
-"""The library of the native engine: found, loaded, called. Built from runtime/native by setup.py; optional.
+"""The library of the native engine: found, loaded, called. Built from runtime/native by setup.py, into it; optional.
 
 `GRADSEG_NATIVE_LIBRARY` names another build of it, for tests.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,12 @@ from gradseg.runtime.native.program import NativeProgram
 
 ABI = 2
 VARIABLE = "GRADSEG_NATIVE_LIBRARY"
-BUILD = "build it where a C compiler is: pip install -e . (or give the .onnx to ONNX Runtime)"
+FOLDER = Path(__file__).resolve().parent / "native"
+BUILD = (
+    "build it where a C compiler is: pip install -e ."
+    if (FOLDER / "gradseg_native.h").is_file()  # a clone: in a wheel there are no sources
+    else "the wheels py3-none-manylinux_2_17_x86_64 and py3-none-manylinux_2_17_aarch64 have it"
+) + " (or give the .onnx to ONNX Runtime)"
 
 TENSOR_FIELDS = ("height", "width", "channels", "halo", "dtype", "zero")
 OP_INTEGERS = (
@@ -54,9 +58,8 @@ def library_path() -> Optional[Path]:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
-    folder = Path(__file__).resolve().parent
-    candidates = [folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    return next((path for path in candidates if path.is_file()), None)
+    path = FOLDER / "_native.so"
+    return path if path.is_file() else None
 
 
 def native_isa() -> Optional[str]:
