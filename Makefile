@@ -36,14 +36,17 @@ ZIG := $(TOOLS)/bin/python -I -m ziglang cc -target
 WHEEL := dist/gradseg-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/gradseg/__init__.py)-py3-none-
 BUILD_WHEEL = rm -rf build/lib* build/temp* && $(1) $(TOOLS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
 	--wheel-dir dist $(addprefix --config-settings=--build-option=--plat-name=,$(2)) .
+CHECK_WHEEL = $(TOOLS)/bin/auditwheel show $(WHEEL)manylinux_2_17_$(1).whl | tr '\n' ' ' | grep 'following platform tag: "manylinux_2_17_$(1)"'
 wheels: $(TOOLS)/.ready
 	rm -rf dist
 	$(call BUILD_WHEEL,CC=gcc LDSHARED="$(ZIG) x86_64-linux-gnu.2.17 -shared $$(gcc -print-libgcc-file-name)",manylinux_2_17_x86_64)
+	! grep -qs avx2 /proc/cpuinfo || $(TOOLS)/bin/python -c 'import ctypes, glob; \
+		assert ctypes.CDLL(*glob.glob("$(CURDIR)/build/lib*/gradseg/runtime/native/_native.so")).gs_isa(b"avx2"), "it knows no CPU"'
 	$(call BUILD_WHEEL,CC="$(ZIG) aarch64-linux-gnu.2.17" LDSHARED="$(ZIG) aarch64-linux-gnu.2.17 -shared",manylinux_2_17_aarch64)
 	$(call BUILD_WHEEL,CC=false)
-	$(TOOLS)/bin/auditwheel show $(WHEEL)manylinux_2_17_x86_64.whl | tr '\n' ' ' | grep 'following platform tag: "manylinux_2_17_x86_64"'
-	$(TOOLS)/bin/auditwheel show $(WHEEL)manylinux_2_17_aarch64.whl | tr '\n' ' ' | grep 'following platform tag: "manylinux_2_17_aarch64"'
-	ls -l $(WHEEL)any.whl
+	$(call CHECK_WHEEL,x86_64)
+	$(call CHECK_WHEEL,aarch64)
+	@ls -l $(WHEEL)manylinux_2_17_x86_64.whl $(WHEEL)manylinux_2_17_aarch64.whl $(WHEEL)any.whl
 
 $(TOOLS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)

@@ -31,7 +31,9 @@ class TagWheel(bdist_wheel):
             extension.optional = not self.plat_name_supplied  # a wheel for a platform that was named has it
 
     def get_tag(self):
-        self.root_is_pure = not any(Path(path).exists() for path in self.get_finalized_command("build_ext").get_outputs())
+        self.root_is_pure = not any(
+            Path(path).exists() for path in self.get_finalized_command("build_ext").get_outputs()
+        )
         return "py3", "none", "any" if self.root_is_pure else super().get_tag()[2]
 
 

@@ -21,10 +21,11 @@ from gradseg.runtime.native.program import NativeProgram
 ABI = 2
 VARIABLE = "GRADSEG_NATIVE_LIBRARY"
 FOLDER = Path(__file__).resolve().parent / "native"
+WHEELS = "py3-none-manylinux_2_17_x86_64 and py3-none-manylinux_2_17_aarch64"
 BUILD = (
     "build it where a C compiler is: pip install -e ."
     if (FOLDER / "gradseg_native.h").is_file()  # a clone: in a wheel there are no sources
-    else "the wheels py3-none-manylinux_2_17_x86_64 and py3-none-manylinux_2_17_aarch64 have it"
+    else f"the wheels {WHEELS} have it"
 ) + " (or give the .onnx to ONNX Runtime)"
 
 TENSOR_FIELDS = ("height", "width", "channels", "halo", "dtype", "zero")

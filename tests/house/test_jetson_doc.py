@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import shlex
+import subprocess
 from typing import Any, NoReturn
 
 import pytest
@@ -13,6 +14,7 @@ from places import ROOT
 
 from gradseg.base.errors import GradsegError
 from gradseg.runtime.diagnosis.jetpack import RELEASES, STACKS, stack_of
+from gradseg.runtime.native import library as native_library
 from gradseg.runtime.sources import cameras, recordings
 from gradseg.runtime.sources.grammar import open_source
 
@@ -81,6 +83,15 @@ def test_the_sources_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GradsegError, match="unknown kind of source"):
         open_source("csicam://0")
     assert "width=1280, height=720" in cameras.csi_pipeline(0) and "always 1280x720 at 30" in DOC
+
+
+def test_the_wheels_are_those_that_are_built() -> None:
+    names = r"gradseg-[\w.]+-py3-none-\w+\.whl"
+    planned = subprocess.run(["make", "-n", "wheels"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(names, DOC)) == set(re.findall(names, planned))
+    platforms = re.findall(r"--plat-name=(\w+)", planned)
+    assert platforms == ["manylinux_2_17_x86_64", "manylinux_2_17_aarch64"]
+    assert all(f"py3-none-{platform}" in native_library.WHEELS for platform in platforms)
 
 
 def test_files_and_sections_linked_exist() -> None:
