@@ -20,11 +20,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-$(STAMP): pyproject.toml setup.py $(wildcard runtime/native/*.[ch])
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { test "$$(id -u)" = 0 && echo "installing Debian's python3-venv" >&2 && \
+define NEED_VENV
+@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { test "$$(id -u)" = 0 && echo "installing Debian's python3-venv" >&2 && \
 		{ apt-get install -y -qq python3-venv || { apt-get update -qq && apt-get install -y -qq python3-venv; }; } >&2; } || \
 		{ echo "Python's venv module is missing: sudo apt-get install python3-venv" >&2; exit 2; }
+endef
+
+$(STAMP): pyproject.toml setup.py $(wildcard runtime/native/*.[ch])
+	$(NEED_VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
@@ -49,6 +53,7 @@ wheels: $(TOOLS)/.ready
 	@ls -l $(WHEEL)manylinux_2_17_x86_64.whl $(WHEEL)manylinux_2_17_aarch64.whl $(WHEEL)any.whl
 
 $(TOOLS)/.ready: pyproject.toml
+	$(NEED_VENV)
 	$(PYTHON) -m venv $(TOOLS)
 	CC=false $(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check ".[wheels]"
 	@touch $@
