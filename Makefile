@@ -1,4 +1,4 @@
-# Both targets set themselves up: a virtual environment in .venv, made once and again when pyproject.toml or the native
+# demo and test set themselves up: a virtual environment in .venv, made once and again when pyproject.toml or the native
 # engine's C sources change.
 PYTHON ?= python3
 VENV := .venv
