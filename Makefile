@@ -50,6 +50,7 @@ wheels: $(TOOLS)/.ready
 	$(call BUILD_WHEEL,CC=false)
 	$(call CHECK_WHEEL,x86_64)
 	$(call CHECK_WHEEL,aarch64)
+	! find dist -name '*.whl' -size +2929k | grep .  # 3 MB
 	@ls -l $(WHEEL)manylinux_2_17_x86_64.whl $(WHEEL)manylinux_2_17_aarch64.whl $(WHEEL)any.whl
 
 $(TOOLS)/.ready: pyproject.toml
