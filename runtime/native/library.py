@@ -20,7 +20,7 @@ from gradseg.runtime.native.program import NativeProgram
 
 ABI = 2
 VARIABLE = "GRADSEG_NATIVE_LIBRARY"
-FOLDER = Path(__file__).resolve().parent / "native"
+FOLDER = Path(__file__).resolve().parent
 WHEELS = "py3-none-manylinux_2_17_x86_64 and py3-none-manylinux_2_17_aarch64"
 BUILD = (
     "build it where a C compiler is: pip install -e ."
