@@ -25,7 +25,7 @@ from gradseg.runtime.diagnosis.facts import Facts, gather
 from gradseg.runtime.diagnosis.fixes import OK, PROBLEM, Finding
 from gradseg.runtime.diagnosis.system import System
 
-FORMAT = "gradseg.doctor/1"
+FORMAT = "gradseg.doctor/2"
 WIDTH = 76  # of the plain table's second column at most, in characters
 
 CHECKS: Tuple[Callable[[Facts], List[Finding]], ...] = (
@@ -35,6 +35,7 @@ CHECKS: Tuple[Callable[[Facts], List[Finding]], ...] = (
     doctor_checks.check_opencv,
     doctor_checks.check_onnxruntime,
     doctor_checks.check_openvino,
+    doctor_checks.check_native,
     doctor_gpu_checks.check_driver,
     doctor_gpu_checks.check_tensorrt,
     doctor_gpu_checks.check_cuda,
@@ -44,6 +45,12 @@ CHECKS: Tuple[Callable[[Facts], List[Finding]], ...] = (
     doctor_checks.check_resources,
     doctor_checks.check_cameras,
 )
+
+AGAIN = {  # of an engine file that is damaged
+    ".onnx": "copy it here again, or export it again: python export/to_onnx.py CKPT",
+    ".xml": "copy it here again with its .bin, or export it again: python export/to_openvino.py CKPT",
+    ".gsn": "copy it here again, or export it again: python export/to_native.py CKPT",
+}
 
 
 def examine(facts: Facts) -> List[Finding]:
@@ -60,10 +67,7 @@ def check_engine(system: System, path: Path) -> Finding:
         return Finding(what, f"{answer['backend']}, {answer['device']}, {answer['precision']}, {width}x{height}")
     error = str(answer["error"])
     lacking = f"mend what is missing for {path.suffix}, see above" if answer.get("exit_code") == 3 else ""
-    again = "copy it here again, or export it again: python export/to_onnx.py CKPT"
-    if path.suffix == ".xml":
-        again = "copy it here again with its .bin, or export it again: python export/to_openvino.py CKPT"
-    fix = lacking or again
+    fix = lacking or AGAIN.get(path.suffix, "copy it here again")
     if "--rebuild" in error:  # the plan's manifest says what differs
         error, _, command = error.partition(" Rebuild: ")
         fix = command or f"python export/to_trt.py --rebuild {path}"

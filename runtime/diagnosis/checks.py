@@ -18,6 +18,7 @@ from gradseg.runtime.diagnosis.fixes import (
     Finding,
     beside_jetpack,
     inside,
+    install_native,
     install_opencv,
     numpy_for,
     of_numpy_1,
@@ -194,6 +195,20 @@ def check_openvino(facts: Facts) -> List[Finding]:
     if numbers(module.version) < OLDEST_OPENVINO:
         return [Finding("OpenVINO", found, NOTE, "tried with 2024.0 and newer only", pip(facts, "install -U openvino"))]
     return [Finding("OpenVINO", found)]
+
+
+def check_native(facts: Facts) -> List[Finding]:
+    """The library that runs .gsn files, and the instructions that it uses on this CPU."""
+    module, what = facts.modules["native"], "native engine"
+    if module.works:
+        return [Finding(what, f"interface {module.version} ({module.extra['isa']})")]
+    if not facts.modules["numpy"].works:
+        return [Finding(what, "unknown", NOTE, "it cannot be asked without NumPy")]
+    why = ".gsn files cannot be run without it" if module.missing else "it cannot be loaded"
+    fix = install_native(facts)
+    if not fix:
+        why += f"; no wheel has it for {facts.host['system']} on {facts.host['machine']}: install a clone where gcc is"
+    return [Finding(what, "none" if module.missing else module.error, NOTE, why, fix)]
 
 
 def check_torch(facts: Facts) -> List[Finding]:

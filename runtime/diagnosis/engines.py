@@ -31,6 +31,7 @@ def kinds(facts: Facts) -> List[Kind]:
     gpu = [] if facts.gpu is not None else [GPU_NEEDED]
     found = [
         Kind(".plan", _tensorrt_name(facts), tuple(base + gpu + _plan_missing(facts))),
+        Kind(".gsn", _native_name(facts), tuple(base + _native_missing(facts))),
         Kind(".onnx", "ONNX Runtime on the CPU", tuple(base + _ort_missing(facts))),
         Kind(".xml", "OpenVINO on the CPU", tuple(base + _openvino_missing(facts))),
     ]
@@ -57,15 +58,11 @@ def can_run(facts: Facts) -> bool:
 
 
 def verdict(facts: Facts) -> List[str]:
-    """The last lines of the report: what can run, and what plans are missing; if nothing runs, what every kind is."""
+    """The last lines of the report: the kinds that can run here, and for each of the others what it is missing."""
     every = kinds(facts)
-    lines = []
-    running = [f"{kind.suffix} ({kind.how})" for kind in every if kind.runs]
-    lines.append(f"Can run here: {'; '.join(running)}" if running else "Nothing can run here yet")
-    plain = [kind for kind in every if "--provider" not in kind.how]
-    shown = [kind for kind in plain if not kind.runs and (kind.suffix == ".plan" or not running)]
-    lines += [f"{kind.suffix} ({kind.how}) needs: {', '.join(kind.missing)}" for kind in shown]
-    return lines
+    running = "; ".join(f"{kind.suffix} ({kind.how})" for kind in every if kind.runs)
+    first = f"Can run here: {running}" if running else "Nothing can run here yet"
+    return [first, *(f"{kind.suffix} ({kind.how}) needs: {', '.join(kind.missing)}" for kind in every if not kind.runs)]
 
 
 def _tensorrt_name(facts: Facts) -> str:
@@ -73,6 +70,17 @@ def _tensorrt_name(facts: Facts) -> str:
         if facts.modules[name].works:
             return f"{title} {facts.modules[name].version}"
     return "TensorRT"
+
+
+def _native_name(facts: Facts) -> str:
+    isa = facts.modules["native"].extra.get("isa")
+    return "GradSeg's own kernels" + (f", {isa}" if isa else "")
+
+
+def _native_missing(facts: Facts) -> List[str]:
+    """Nothing where NumPy does not work, without which the library cannot be asked."""
+    known = facts.modules["native"].works or not facts.modules["numpy"].works
+    return [] if known else ["the native engine's library"]
 
 
 def _plan_missing(facts: Facts) -> List[str]:

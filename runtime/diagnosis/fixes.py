@@ -74,6 +74,17 @@ def beside_jetpack(facts: Facts, requirement: str) -> str:
     return quoted([requirement]) + (f" {numpy_for(facts)}" if facts.jetson else "")
 
 
+def install_native(facts: Facts) -> str:
+    """The native engine's library: built in a clone with a compiler, else from the platform's wheel; "" without one."""
+    clone, machine = facts.host.get("clone"), facts.host["machine"]
+    if clone and facts.host.get("compiler"):
+        return pip(facts, f"install -e {shlex.quote(clone)}")
+    if facts.host["system"] != "Linux" or machine not in ("x86_64", "aarch64"):
+        return ""
+    wheel = f"gradseg-{facts.packages.get('gradseg', '*')}-py3-none-manylinux_2_17_{machine}.whl"
+    return pip(facts, f"install --force-reinstall --no-deps {wheel}") + "  # from a clone's make wheels"
+
+
 def install_cuda_python(facts: Facts) -> str:
     """The release for this Python and for the CUDA of this JetPack or driver."""
     return pip(facts, f"install {quoted([cuda_python_for(facts)])}")

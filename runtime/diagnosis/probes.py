@@ -74,6 +74,15 @@ def probe_openvino() -> Dict[str, Any]:
     return found
 
 
+def probe_native() -> Dict[str, Any]:
+    """The native engine's library, and the instructions that it uses on this CPU."""
+    native = importlib.import_module("gradseg.runtime.native.library")
+    path = native.library_path()
+    if path is None:
+        return {"missing": True}
+    return {"version": str(native.ABI), "file": str(path), "isa": native.open_library().isa()}
+
+
 def probe_tensorrt() -> Dict[str, Any]:
     """TensorRT's Python module and the library that it brought into this process."""
     found = module_facts(importlib.import_module("tensorrt"))
@@ -206,6 +215,7 @@ PROBES: Dict[str, Callable[[], Dict[str, Any]]] = {
     "cv2": probe_cv2,
     "onnxruntime": probe_onnxruntime,
     "openvino": probe_openvino,
+    "native": probe_native,
     "tensorrt": probe_tensorrt,
     "tensorrt_rtx": probe_tensorrt_rtx,
     "cuda": probe_cuda,

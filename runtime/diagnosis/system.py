@@ -95,11 +95,23 @@ class System:
         return found
 
     def host(self) -> Dict[str, Any]:
-        """Architecture, operating system, cores, user, free disk space in bytes of the working directory."""
+        """Architecture, operating system, cores, free disk space in bytes of the working directory, C compiler.
+
+        clone: the folder of the clone that this file belongs to; None in an installed wheel.
+        """
         free: Optional[int] = None
         with contextlib.suppress(*SUPPRESSED):
             free = shutil.disk_usage(".").free
-        return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(), "disk_free": free}
+        compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"  # as setuptools finds it
+        root = Path(__file__).resolve().parents[2]
+        return {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": os.cpu_count(),
+            "disk_free": free,
+            "compiler": shutil.which(compiler.split()[0]),
+            "clone": str(root) if (root / "setup.py").is_file() else None,
+        }
 
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")

@@ -38,6 +38,7 @@ from gradseg.runtime.diagnosis.engines import can_run, kinds, verdict
 from gradseg.runtime.diagnosis.facts import Facts, gather, numbers
 from gradseg.runtime.diagnosis.fixes import NOTE, OK, PROBLEM, Finding
 from gradseg.runtime.diagnosis.system import System, run_probe
+from gradseg.runtime.native.library import VARIABLE, native_isa
 
 PYTHON = "/home/user/gradseg-env/bin/python"
 NUMPY2 = "ImportError: numpy.core.multiarray failed to import"
@@ -354,6 +355,40 @@ CASES: list[tuple[str, Machine, str, str, str, str]] = [
         "sudo nvpmodel -m 2",
     ),
     (
+        "a clone whose native library was not built",
+        PC.but(probes={"native": MISSING}, host={"clone": "/home/user/grad seg", "compiler": "/usr/bin/gcc"}),
+        "native engine",
+        NOTE,
+        ".gsn files cannot be run without it",
+        f"{PYTHON} -m pip install -e '/home/user/grad seg'",
+    ),
+    (
+        "a clone without a compiler",
+        JETPACK6.but(probes={"native": MISSING}, host={"clone": "/home/user/gradseg", "compiler": None}),
+        "native engine",
+        NOTE,
+        ".gsn files cannot be run without it",
+        f"{PYTHON} -m pip install --force-reinstall --no-deps gradseg-0.1.0-py3-none-manylinux_2_17_aarch64.whl"
+        "  # from a clone's make wheels",
+    ),
+    (
+        "a native library that crashes",
+        PC.but(probes={"native": {"error": "crashes (SIGILL)"}}),
+        "native engine",
+        NOTE,
+        "it cannot be loaded",
+        f"{PYTHON} -m pip install --force-reinstall --no-deps gradseg-*-py3-none-manylinux_2_17_x86_64.whl"
+        "  # from a clone's make wheels",
+    ),
+    (
+        "a processor that no wheel is for",
+        PC.but(probes={"native": MISSING}, host={"machine": "armv7l"}),
+        "native engine",
+        NOTE,
+        "no wheel has it for Linux on armv7l",
+        "",
+    ),
+    (
         "the power mode where nvpmodel wants root",
         JETPACK6.but(commands={"nvpmodel -q": None}, files={"/var/lib/nvpmodel/status": "pmode:0001\n"}),
         "power mode",
@@ -429,16 +464,63 @@ def test_a_recent_onnxruntime_is_not_asked_of_python_3_8(tmp_path: Path) -> None
 def test_what_can_run_and_what_plans_are_missing(tmp_path: Path) -> None:
     lines = verdict(facts_of(PC.but(probes=NO_GPU, files={"/proc/driver/nvidia/version": None}), tmp_path / "a"))
     assert lines == [
-        "Can run here: .onnx (ONNX Runtime on the CPU); .pth (PyTorch)",
+        "Can run here: .gsn (GradSeg's own kernels, avx2); .onnx (ONNX Runtime on the CPU); .pth (PyTorch)",
         ".plan (TensorRT) needs: an NVIDIA GPU with its driver, TensorRT 8.5 or newer with its Python module, "
         "cuda-python or pycuda",
+        ".xml (OpenVINO on the CPU) needs: OpenVINO (openvino)",
+        ".onnx (ONNX Runtime, --provider cuda) needs: an NVIDIA GPU with its driver",
+        ".onnx (ONNX Runtime, --provider tensorrt) needs: an NVIDIA GPU with its driver",
     ]
     lines = verdict(facts_of(JETPACK6.but(probes={"cv2": MISSING, "cuda": cuda_probe("13.0.3")}), tmp_path / "b"))
     assert lines[0] == "Nothing can run here yet"
     assert ".plan (TensorRT 10.3.0) needs: OpenCV, cuda-python or pycuda" in lines
     assert ".onnx (ONNX Runtime on the CPU) needs: OpenCV, ONNX Runtime 1.14 or newer" in lines
+    assert ".gsn (GradSeg's own kernels, neon-dotprod) needs: OpenCV" in lines
     lines = verdict(facts_of(PC, tmp_path / "c"))
-    assert "--provider cuda" in lines[0] and "--provider tensorrt" in lines[0] and len(lines) == 1
+    assert "--provider cuda" in lines[0] and "--provider tensorrt" in lines[0]
+    assert lines[1:] == [".xml (OpenVINO on the CPU) needs: OpenVINO (openvino)"]
+
+
+def test_the_wheel_with_numpy_and_opencv_alone_runs_the_native_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = {name: probe if name in ("numpy", "cv2", "native") else None for name, probe in PC.probes.items()}
+    machine = PC.but(probes=only, packages={"gradseg": "0.1.0"}, files={"/proc/driver/nvidia/version": None})
+    assert doctor.main([], Recorded(machine, tmp_path / "a")) == 0
+    out = capsys.readouterr().out
+    assert (
+        "\nCan run here: .gsn (GradSeg's own kernels, avx2)\n" in out and "native engine    interface 2 (avx2)" in out
+    )
+    assert re.findall(r"(?m)^(\.\w+) \(.*\) needs: ", out) == [".plan", ".onnx", ".xml", ".onnx", ".onnx", ".pth"]
+    machine = machine.but(probes={"native": MISSING})
+    assert doctor.main([], Recorded(machine, tmp_path / "b")) == 1
+    out = capsys.readouterr().out
+    assert (
+        "Nothing can run here yet" in out and ".gsn (GradSeg's own kernels) needs: the native engine's library" in out
+    )
+    assert f"{PYTHON} -m pip install --force-reinstall --no-deps gradseg-0.1.0-py3" in out
+    lines = verdict(facts_of(machine.but(probes={"numpy": MISSING}), tmp_path / "c"))
+    assert ".gsn (GradSeg's own kernels) needs: NumPy" in lines
+
+
+def test_the_native_probe_in_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The library that is here, and a file that is none."""
+    isa = native_isa()
+    if isa is not None:
+        assert System().probe("native")["isa"] == isa
+    broken = tmp_path / "_native.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setenv(VARIABLE, str(broken))
+    assert "cannot be loaded as the native engine" in System().probe("native")["error"]
+    host = System().host()
+    assert host["clone"] == str(ROOT) and (host["compiler"] is None or Path(host["compiler"]).is_absolute())
+
+
+def test_a_damaged_file_of_each_kind_is_to_be_made_again_by_its_own_exporter(tmp_path: Path) -> None:
+    for suffix, exporter in ((".gsn", "to_native"), (".onnx", "to_onnx"), (".xml", "to_openvino")):
+        machine = PC.but(probes={"engine": {"error": "damaged", "exit_code": 2}})
+        found = doctor.check_engine(Recorded(machine, tmp_path), Path(f"m{suffix}"))
+        assert found.verdict == PROBLEM and found.fix.endswith(f"python export/{exporter}.py CKPT")
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -478,10 +560,10 @@ def test_the_json_holds_everything(tmp_path: Path) -> None:
     target = tmp_path / "doctor.json"
     doctor.main(["--json", str(target)], Recorded(JETPACK6, tmp_path / "m"))
     found = json.loads(target.read_text("utf-8"))
-    assert found["format"] == "gradseg.doctor/1" and found["runs"] is True
+    assert found["format"] == "gradseg.doctor/2" and found["runs"] is True
     assert found["facts"]["l4t"] == "36.4.3" and found["facts"]["modules"]["tensorrt"]["version"] == "10.3.0"
     assert found["facts"]["kernel_driver"] == "540.4.0" and found["facts"]["cuda_toolkit"] == "12.6.11"
-    assert {engine["suffix"] for engine in found["engines"] if engine["runs"]} == {".plan"}
+    assert {engine["suffix"] for engine in found["engines"] if engine["runs"]} == {".plan", ".gsn"}
     assert found["conditions"]["date"]
 
 
@@ -598,6 +680,11 @@ def test_an_engine_that_cannot_be_opened(tmp_path: Path) -> None:
     broken.write_bytes(b"not an ONNX file")
     found = doctor.check_engine(System(), broken)
     assert found.verdict == PROBLEM and "cannot load it" in found.why and found.fix.startswith("copy it here again")
+    if native_isa() is not None:
+        program = tmp_path / "broken.gsn"
+        program.write_bytes(b"not a program")
+        found = doctor.check_engine(System(), program)
+        assert "not a GradSeg native program" in found.why and found.fix.endswith("python export/to_native.py CKPT")
     plan = tmp_path / "m.plan"
     plan.write_bytes(b"a plan without its manifest")
     found = doctor.check_engine(System(), plan)
@@ -624,5 +711,8 @@ def test_the_doctor_starts_without_numpy_and_opencv(tmp_path: Path) -> None:
 def test_ok_rows_say_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main([], Recorded(JETPACK7.but(probes={"onnxruntime": ort_probe("1.23.2")}), tmp_path))
     out = capsys.readouterr().out
-    assert "\n1. " not in out and "Can run here: .plan (TensorRT 10.13.3.9); .onnx (ONNX Runtime on the CPU)" in out
+    assert (
+        "\n1. " not in out
+        and "Can run here: .plan (TensorRT 10.13.3.9); .gsn (GradSeg's own kernels, neon-i8mm); .onnx (ONNX" in out
+    )
     assert OK in out

@@ -137,6 +137,10 @@ def ort_probe(version: str, *more: str) -> dict[str, Any]:
     return {"version": version, "file": "o", "providers": [*more, "CPUExecutionProvider"], "broken": {}}
 
 
+def native_probe(isa: str) -> dict[str, Any]:
+    return {"version": "2", "file": "_native.so", "isa": isa}
+
+
 UBUNTU = 'PRETTY_NAME="Ubuntu {}"\nNAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\n'
 MEMINFO = "MemTotal:       {} kB\nMemFree:  100 kB\nMemAvailable:   {} kB\nSwapTotal:  0 kB\n"
 DPKG = "dpkg-query -W"
@@ -170,6 +174,7 @@ JETPACK5 = Machine(
         "nvinfer": nvinfer_probe("8.5.2"),
         "driver": driver_probe("Orin", "sm87", "L4T 35.4.1", "11.4", 29.8, True),
         "cuda": cuda_probe("11.8.2"),
+        "native": native_probe("neon-dotprod"),
     },
     packages={"cuda-python": "11.8.2", "gradseg": "0.1.0"},
     python={**VENV, "version": "3.8.10"},
@@ -232,6 +237,7 @@ JETPACK7 = JETPACK6.but(
         "nvinfer": nvinfer_probe("10.13.3"),
         "driver": driver_probe("NVIDIA Thor", "sm110", "L4T 38.2.2", "13.0", 122.8, True),
         "cuda": cuda_probe("13.0.3"),
+        "native": native_probe("neon-i8mm"),
     },
     packages={"cuda-python": "13.0.3"},
     python={**VENV, "version": "3.12.3"},
@@ -252,6 +258,7 @@ PC = Machine(
         "tensorrt": {"version": "10.3.0", "file": SITE.format("3.10") + "tensorrt/__init__.py", "library": "10.3.0"},
         "driver": driver_probe("NVIDIA GeForce RTX 3060", "sm86", "535.104.05", "12.2", 12.0, False),
         "cuda": cuda_probe("12.9.4"),
+        "native": native_probe("avx2"),
         "torch": {"version": "2.7.1+cu126", "file": "t", "cuda": "12.6", "available": True},
     },
     packages={
