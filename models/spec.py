@@ -17,79 +17,46 @@ DOWNSAMPLERS = ("conv", "pool-concat")
 
 Rgb = Tuple[int, int, int]
 
-CAMVID_CLASSES: Tuple[str, ...] = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
-# Colours of the CamVid colour key (Brostow et al., Pattern Recognition Letters 2009), RGB.
-CAMVID_PALETTE: Tuple[Rgb, ...] = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (0, 0, 192),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
+# Classes and their RGB colours. CamVid: its colour key (Brostow et al., Pattern Recognition Letters 2009).
+CAMVID: Dict[str, Rgb] = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (0, 0, 192),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+CAMVID_CLASSES, CAMVID_PALETTE = tuple(CAMVID), tuple(CAMVID.values())
 
 # Cityscapes' 19 evaluated classes (Cordts et al., CVPR 2016) and the 20th "void" of the public ERFNet checkpoints.
-CITYSCAPES_CLASSES: Tuple[str, ...] = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-    "void",
-)
-CITYSCAPES_PALETTE: Tuple[Rgb, ...] = (
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (102, 102, 156),
-    (190, 153, 153),
-    (153, 153, 153),
-    (250, 170, 30),
-    (220, 220, 0),
-    (107, 142, 35),
-    (152, 251, 152),
-    (70, 130, 180),
-    (220, 20, 60),
-    (255, 0, 0),
-    (0, 0, 142),
-    (0, 0, 70),
-    (0, 60, 100),
-    (0, 80, 100),
-    (0, 0, 230),
-    (119, 11, 32),
-    (0, 0, 0),
-)
+CITYSCAPES: Dict[str, Rgb] = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+    "void": (0, 0, 0),
+}
+CITYSCAPES_CLASSES, CITYSCAPES_PALETTE = tuple(CITYSCAPES), tuple(CITYSCAPES.values())
 
 
 @dataclass(frozen=True)
@@ -188,19 +155,15 @@ class ModelSpec:
             raise GradsegError(
                 f"{where}: missing fields {missing}, unknown fields {unknown}; known are {sorted(names)}"
             )
-        values = dict(raw)
         problem = _type_problem(raw)
         if problem:
             raise GradsegError(f"{where}: ill-typed field: {problem}")
-        try:
-            values["classes"] = tuple(str(name) for name in raw["classes"])
-            values["palette"] = tuple(tuple(int(v) for v in rgb) for rgb in raw["palette"])
-            values["input_hw"] = tuple(int(v) for v in raw["input_hw"])
-            for key in ("mean", "std"):
-                if key in raw:
-                    values[key] = tuple(float(v) for v in raw[key])
-        except (TypeError, ValueError) as error:
-            raise GradsegError(f"{where}: ill-typed field ({error})") from error
+        values: Dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
+        }
+        values["palette"] = tuple(tuple(rgb) for rgb in raw["palette"])
+        for key in {"mean", "std"} & set(raw):
+            values[key] = tuple(float(v) for v in raw[key])
         return ModelSpec(**values)
 
     @staticmethod
