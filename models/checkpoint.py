@@ -18,28 +18,14 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, require_file
 from gradseg.models.grouping import convert, finalise, get_alpha
 from gradseg.models.networks.erfnet import SegNetwork, encoder_pointwise
-from gradseg.models.spec import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_PALETTE,
-    ModelSpec,
-    distinct_palette,
-    spec_for,
-)
+from gradseg.models.spec import CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, ModelSpec, distinct_palette, spec_for
 
 FORMAT = "gradseg-checkpoint"
 VERSION = 1
 # what torch.load raises for files cut or altered at one place or another
 DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    TypeError,
-    struct.error,
-)
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, AssertionError, TypeError, struct.error,
+)  # fmt: skip
 
 
 @dataclass
@@ -59,17 +45,12 @@ def gradual_network(spec: ModelSpec, predictor: bool = False, dropout_scale: flo
     dense = dataclasses.replace(spec, arch=f"{spec.arch}, dense", groups=1)
     network = SegNetwork(dense, predictor, dropout_scale)
     if spec.groups > 1:
-        if spec.shuffle:
-            _add_shuffle(network, spec.groups)
-        convert(network, spec.groups, select=list(encoder_pointwise(network)))
+        names = list(encoder_pointwise(network))
+        for name in names if spec.shuffle else ():
+            network.get_submodule(name.rpartition(".")[0]).shuffle = torch.nn.ChannelShuffle(spec.groups)
+        convert(network, spec.groups, select=names)
     network.spec = spec
     return network
-
-
-def _add_shuffle(network: SegNetwork, groups: int) -> None:
-    for name in encoder_pointwise(network):
-        if name.endswith(".pw1"):
-            network.get_submodule(name[: -len(".pw1")]).shuffle = torch.nn.ChannelShuffle(groups)
 
 
 def save_checkpoint(path: str | Path, network: SegNetwork, info: Optional[Mapping[str, Any]] = None) -> None:
@@ -112,7 +93,9 @@ def read_raw(path: str | Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # a damaged file makes torch guess aloud before it fails
             raw = torch.load(found, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(found) and not _looks_pickled(found):
+        with open(found, "rb") as stream:
+            pickled = stream.read(1) == b"\x80"
+        if not pickled and not zipfile.is_zipfile(found):
             raise GradsegError(f"{found}: not a PyTorch checkpoint (no zip archive inside)") from error
         raise GradsegError(
             f"{found}: refused, it holds pickled code or types beyond plain tensors; "
@@ -123,11 +106,6 @@ def read_raw(path: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise GradsegError(f"{found}: holds a {type(raw).__name__}, expected a GradSeg checkpoint or a state dict")
     return raw
-
-
-def _looks_pickled(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        return stream.read(1) == b"\x80"
 
 
 def _first_line(error: BaseException) -> str:

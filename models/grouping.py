@@ -7,7 +7,7 @@ Works on any network made of `nn.Conv2d`, with any kernel size, stride, padding 
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Optional, Union
+from typing import Any, Callable, Iterable, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +28,7 @@ class GradualConv2d(nn.Conv2d):
     mask: Tensor
 
     def __init__(self, conv: nn.Conv2d, target_groups: int) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            1,
-            conv.bias is not None,
-            conv.padding_mode,
-            device="meta",
-        )
+        super().__init__(**_settings(conv))
         self.target_groups = target_groups
         self.weight, self.bias = conv.weight, conv.bias
         eye = torch.eye(target_groups, device=conv.weight.device, dtype=conv.weight.dtype)
@@ -69,24 +58,19 @@ class GradualConv2d(nn.Conv2d):
                 f"gradual grouping is not finished: alpha is {alpha:.4g}, so the convolution is still dense; "
                 "train until alpha is 0, or set_alpha(module, 0) and fine-tune, before it is finalised or exported"
             )
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.target_groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        conv = nn.Conv2d(**_settings(self), groups=self.target_groups)
         rows = self.weight.detach().chunk(self.target_groups, 0)
         width = self.in_channels // self.target_groups
         kept = [row[:, i * width : (i + 1) * width] for i, row in enumerate(rows)]
         conv.weight = nn.Parameter(torch.cat(kept, 0), requires_grad=self.weight.requires_grad)
         conv.bias = self.bias
         return conv.train(self.training)
+
+
+def _settings(conv: nn.Conv2d) -> dict[str, Any]:
+    """What makes a convolution like this one, dense and without memory for its weights."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None, "device": "meta"}
 
 
 def _replace(root: nn.Module, name: str, new: nn.Module) -> None:
@@ -97,11 +81,8 @@ def _replace(root: nn.Module, name: str, new: nn.Module) -> None:
 def _chosen(module: nn.Module, groups: int, select: Select) -> dict[str, nn.Conv2d]:
     convs = {name: m for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
     if select is None:
-        return {
-            name: m
-            for name, m in convs.items()
-            if m.groups == 1 and m.in_channels % groups == 0 and m.out_channels % groups == 0
-        }
+        fits = {n for n, m in convs.items() if m.groups == 1 and m.in_channels % groups == m.out_channels % groups == 0}
+        return {name: m for name, m in convs.items() if name in fits}
     if callable(select):
         return {name: m for name, m in convs.items() if select(name, m)}
     wanted = list(select)

@@ -230,7 +230,7 @@ class Trainer:
         fabric = self.fabric
         with Swapped(self.network, average) as network:
             network.eval()
-            logits_of = self.network.predict_coarse if phase.name == "encoder" else self.network
+            logits_of = self.network.encoder.predict if phase.name == "encoder" else self.network
             mine = range(fabric.global_rank, len(self.val), fabric.world_size)
             confusion = evaluate(logits_of, self.spec, self.val, fabric.device, progress.validation(mine))
         merged = Confusion(self.spec.num_classes)

@@ -153,13 +153,11 @@ class Decoder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        light = spec.light_decoder
         for in_channels, channels in ((128, 64), (64, 16)):
-            if spec.light_decoder:
-                layers.append(LightUpsampler(in_channels, channels))
-                layers += [ConvModule(channels, 1, False, 0.0, 1) for _ in range(spec.decoder_blocks)]
-            else:
-                layers.append(Upsampler(in_channels, channels))
-                layers += [NonBottleneck1d(channels, 0.0, 1) for _ in range(spec.decoder_blocks)]
+            layers.append((LightUpsampler if light else Upsampler)(in_channels, channels))
+            for _ in range(spec.decoder_blocks):
+                layers.append(ConvModule(channels, 1, False, 0.0, 1) if light else NonBottleneck1d(channels, 0.0, 1))
         self.layers = nn.ModuleList(layers)
         self.output_conv = nn.ConvTranspose2d(16, spec.num_classes, 2, stride=2)
 
@@ -184,10 +182,6 @@ class SegNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
-
-    def predict_coarse(self, x: Tensor) -> Tensor:
-        """Phase 1: logits (N, classes, H/8, W/8) from the encoder's own predictor."""
-        return self.encoder.predict(x)
 
 
 def encoder_pointwise(network: SegNetwork) -> dict[str, nn.Conv2d]:

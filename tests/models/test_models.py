@@ -41,7 +41,7 @@ def test_shapes_and_determinism(arch: str) -> None:
     with torch.no_grad():
         logits = network(x)
         assert logits.shape == (2, 11, 32, 48)
-        assert network.predict_coarse(x).shape == (2, 11, 4, 6)
+        assert network.encoder.predict(x).shape == (2, 11, 4, 6)
         assert torch.equal(logits, network(x))
         assert not torch.equal(logits, network(x + 1))
 
