@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
+from gradseg.runtime.diagnosis.jetpack import l4t_of
 
 LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 NVML = ("libnvidia-ml.so.1", "nvml.dll")
@@ -83,7 +84,7 @@ def gpu_or_reason() -> Tuple[Optional[Gpu], str]:
         if code in (NO_DEVICE, STUB) or (code == 0 and count.value < 1):
             return None, "this machine has none"
         if code != 0:
-            return None, f"this machine's driver answers {_error_name(driver, code)}; see what nvidia-smi says"
+            return None, f"this machine's driver answers {error_name(driver, code)}; see what nvidia-smi says"
         return _describe(driver), ""
     except AttributeError as error:  # a library of that name without the driver API
         return None, f"this machine's libcuda is not a driver ({error})"
@@ -105,11 +106,16 @@ def _describe(driver: Any) -> Gpu:
         name=name.value.decode("utf-8", "replace").strip(),
         compute_capability=f"sm{values.pop('major')}{values.pop('minor')}",
         driver=driver_version(),
-        cuda=f"{cuda.value // 1000}.{cuda.value % 1000 // 10}",
+        cuda=cuda_text(cuda.value),
         memory_bytes=int(memory.value),
         integrated=bool(values.pop("integrated")),
         **values,
     )
+
+
+def cuda_text(number: int) -> str:
+    """12020 → "12.2"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def driver_version() -> Optional[str]:
@@ -131,9 +137,8 @@ def driver_version() -> Optional[str]:
 
 
 def l4t_version() -> Optional[str]:
-    """ "35.4.1" on a Jetson, from "# R35 (release), REVISION: 4.1, …" in /etc/nv_tegra_release; None elsewhere."""
-    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(TEGRA_RELEASE))
-    return f"{match.group(1)}.{match.group(2)}" if match else None
+    """ "35.4.1" on a Jetson, from /etc/nv_tegra_release; None elsewhere."""
+    return l4t_of(_text(TEGRA_RELEASE), None)
 
 
 def _text(path: Path) -> str:
@@ -151,7 +156,7 @@ def _load(names: Tuple[str, ...]) -> Any:
     return None
 
 
-def _error_name(driver: Any, code: int) -> str:
+def error_name(driver: Any, code: int) -> str:
     """CUDA's own name for an error ("CUDA_ERROR_SYSTEM_NOT_READY"), or its number."""
     text = ctypes.c_char_p()
     with contextlib.suppress(AttributeError):

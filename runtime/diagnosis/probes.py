@@ -22,8 +22,6 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 MARK = "gradseg-doctor:"
 NVINFER = ("libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so.8", "libnvinfer.so.7", "libnvinfer.so")
 PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
-CUDA_PYTHON = ("cuda.bindings.runtime", "cuda.cudart")  # since 12.6 and 11.8.6, and before
-TENSORRT_RTX = (("tensorrt_rtx",), ("tensorrt_rtx_libs", "tensorrt_rtx_bindings"))
 
 
 def module_facts(module: Any) -> Dict[str, Any]:
@@ -92,19 +90,18 @@ def probe_tensorrt() -> Dict[str, Any]:
 
 def probe_tensorrt_rtx() -> Dict[str, Any]:
     """TensorRT for RTX, under either of its names."""
-    for names in TENSORRT_RTX[:-1]:
-        with contextlib.suppress(ModuleNotFoundError):
-            return module_facts([importlib.import_module(name) for name in names][-1])
-    return module_facts([importlib.import_module(name) for name in TENSORRT_RTX[-1]][-1])
+    with contextlib.suppress(ModuleNotFoundError):
+        return module_facts(importlib.import_module("tensorrt_rtx"))
+    importlib.import_module("tensorrt_rtx_libs")
+    return module_facts(importlib.import_module("tensorrt_rtx_bindings"))
 
 
 def probe_cuda() -> Dict[str, Any]:
     """cuda-python, and whether it finds a driver and a device."""
-    runtime = None
-    for name in CUDA_PYTHON[:-1]:
-        with contextlib.suppress(ModuleNotFoundError):
-            runtime = runtime or importlib.import_module(name)
-    runtime = runtime or importlib.import_module(CUDA_PYTHON[-1])
+    try:
+        runtime = importlib.import_module("cuda.bindings.runtime")  # since 12.6 and 11.8.6
+    except ModuleNotFoundError:
+        runtime = importlib.import_module("cuda.cudart")
     package = sys.modules.get("cuda.bindings") or sys.modules.get("cuda")
     found = {**module_facts(package), "file": getattr(runtime, "__file__", None)}
     try:
@@ -141,12 +138,14 @@ def probe_driver() -> Dict[str, Any]:
     number = ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(number))
     code = int(library.cuInit(0))
-    found: Dict[str, Any] = {"version": cuda_text(number.value), "init": error_name(library, code), "gpu": None}
     gpu = importlib.import_module("gradseg.runtime.cuda.gpu")
-    found["driver"] = gpu.driver_version()
     device = gpu.find_gpu() if code == 0 else None
-    found["gpu"] = None if device is None else dataclasses.asdict(device)
-    return found
+    return {
+        "version": gpu.cuda_text(number.value),
+        "init": gpu.error_name(library, code) if code else "",
+        "driver": gpu.driver_version(),
+        "gpu": None if device is None else dataclasses.asdict(device),
+    }
 
 
 def probe_nvinfer() -> Dict[str, Any]:
@@ -187,21 +186,6 @@ def nvinfer_text(number: int) -> str:
     """NV_TENSORRT_VERSION in NvInferVersion.h: major·1000 + minor·100 + patch, from TensorRT 10 on major·10000 + …"""
     major, rest = divmod(number, 10000) if number >= 100000 else divmod(number, 1000)
     return f"{major}.{rest // 100}.{rest % 100}"
-
-
-def cuda_text(number: int) -> str:
-    """12020 → "12.2"."""
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def error_name(library: Any, code: int) -> str:
-    """CUDA's own name for an error of the driver API, "" for none."""
-    if code == 0:
-        return ""
-    name = ctypes.c_char_p()
-    with contextlib.suppress(AttributeError):
-        library.cuGetErrorName(code, ctypes.byref(name))
-    return name.value.decode("ascii", "replace") if name.value else f"CUDA error {code}"
 
 
 def one_line(error: BaseException) -> str:

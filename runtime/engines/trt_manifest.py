@@ -77,13 +77,16 @@ def read_manifest(plan: Path) -> Dict[str, Any]:
     problem = _problem(found)
     if problem:
         _stale(plan, f"{path.name}: {problem}")
-    _spec(plan, found)
+    spec_of(plan, found)
     return found
 
 
 def spec_of(plan: Path, manifest: Dict[str, Any]) -> ModelSpec:
-    """The ModelSpec in a manifest that `read_manifest` gave."""
-    return _spec(plan, manifest)
+    """The ModelSpec in a manifest; StalePlan for one that is ill-formed."""
+    try:
+        return ModelSpec.from_dict(manifest["spec"], f"{plan.name}.json: spec")
+    except GradsegError as error:
+        raise StalePlan(f"{plan}: {error}. Rebuild: {rebuild_command(plan)}") from error
 
 
 @dataclass(frozen=True)
@@ -214,13 +217,6 @@ def _differs(plan: Path, field: str, found: Any, needed: Any, why: str = "") -> 
     _stale(plan, f"{field} differs: found {found}, needed {needed}{f' ({why})' if why else ''}")
 
 
-def _spec(plan: Path, manifest: Dict[str, Any]) -> ModelSpec:
-    try:
-        return ModelSpec.from_dict(manifest["spec"], f"{plan.name}.json: spec")
-    except GradsegError as error:
-        raise StalePlan(f"{plan}: {error}. Rebuild: {rebuild_command(plan)}") from error
-
-
 def _problem(found: Dict[str, Any]) -> str:
     """The first field that is missing or ill-typed, or ""."""
     needed = ("plan", "spec", "frame_hw", "batch", "precision", "library", "version", "compute_capability", "options")
@@ -228,27 +224,22 @@ def _problem(found: Dict[str, Any]) -> str:
     if missing:
         return f"{', '.join(missing)} missing"
     plan, size, gpu, options = found["plan"], found["frame_hw"], found.get("gpu"), found["options"]
+    sized = isinstance(size, list) and len(size) == 2 and all(_whole(v, 1, MAX_SIDE) for v in size)
+    made_for = found["compute_capability"]
+    core = options.get("dla") if isinstance(options, dict) else None
     rules = (
         ("plan", isinstance(plan, dict) and _whole(plan.get("bytes"), 1), 'an object with "bytes" above 0'),
         ("plan", isinstance(plan, dict) and _like(plan.get("sha256"), r"[0-9a-fA-F]{64}"), 'a "sha256" of 64 digits'),
         ("spec", isinstance(found["spec"], dict), "a ModelSpec"),
-        (
-            "frame_hw",
-            isinstance(size, list) and len(size) == 2 and all(_whole(v, 1, MAX_SIDE) for v in size),
-            f"[height, width], each 1 to {MAX_SIDE}",
-        ),
+        ("frame_hw", sized, f"[height, width], each 1 to {MAX_SIDE}"),
         ("batch", _whole(found["batch"], 1, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH}"),
         ("precision", _like(found["precision"], r"\S+"), "a word"),
         ("library", found["library"] in LIBRARIES, f"one of {', '.join(LIBRARIES)}"),
         ("version", _like(found["version"], r"\d+\.\d+\.\d+.*"), 'a version such as "10.3.0"'),
-        (
-            "compute_capability",
-            found["compute_capability"] is None or _capabilities(found["compute_capability"]),
-            'a list such as ["sm87"], or null',
-        ),
+        ("compute_capability", made_for is None or _capabilities(made_for), 'a list such as ["sm87"], or null'),
         ("gpu", gpu is None or _gpu(gpu), 'an object with "name" and "compute_capability", or null'),
         ("options", isinstance(options, dict), "an object"),
-        ("options.dla", not isinstance(options, dict) or _core(options.get("dla")), "the number of a core, or null"),
+        ("options.dla", core is None or _whole(core, 0), "the number of a core, or null"),
     )
     for name, fits, wanted in rules:
         if not fits:
@@ -271,13 +262,6 @@ def _capabilities(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(_like(item, r"sm\d{2,3}") for item in value)
 
 
-def _core(value: Any) -> bool:
-    return value is None or _whole(value, 0)
-
-
 def _gpu(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and _capabilities([value.get("compute_capability")])
-    )
+    named = isinstance(value, dict) and isinstance(value.get("name"), str)
+    return named and _capabilities([value.get("compute_capability")])

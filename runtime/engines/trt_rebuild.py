@@ -6,14 +6,13 @@ again when that ends.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Callable, TypeVar, Union
 
-import gradseg
 from gradseg.base.errors import GradsegError
+from gradseg.base.json_process import environment_for
 from gradseg.runtime.engines.trt_manifest import StalePlan
 
 T = TypeVar("T")
@@ -33,9 +32,7 @@ def open_or_rebuild(plan: Union[str, Path], opened: Callable[[], T]) -> T:
 def rebuild(plan: Path) -> None:
     """Runs `to_trt.py --rebuild PLAN`, its output passed through. GradsegError with its exit code if it fails."""
     command = [sys.executable, "-m", "gradseg.export.to_trt", "--rebuild", str(plan)]
-    folder = str(Path(str(gradseg.__file__)).resolve().parent.parent)  # where this gradseg came from
-    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+    process = subprocess.Popen(command, env=environment_for())
     try:
         code = process.wait()
     except BaseException:  # Ctrl-C, SIGTERM: the builder must not go on by itself
