@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -94,29 +94,19 @@ def folder_with_classes(folder: Path) -> FolderData:
 def read_classes(path: Path) -> Tuple[Tuple[str, ...], Tuple[Rgb, ...], Tuple[int, ...]]:
     """Names, RGB palette (generated if absent) and ignored values of a classes.json; GradsegError if ill-formed."""
     raw = read_json(path, 'a classes.json such as {"classes": ["road", "car"]}')
-    fields: Mapping[str, Any] = {"classes": raw} if isinstance(raw, list) else raw
-    problem = _classes_problem(fields)
-    if problem:
-        raise GradsegError(f"{path}: {problem}")
-    names: Tuple[str, ...] = tuple(fields["classes"])
-    colours: Any = fields.get("palette") or distinct_palette(len(names))
-    values: Dict[str, Any] = {"ignore": fields.get("ignore", [])}
-    listed = values["ignore"] if isinstance(values["ignore"], list) else [values["ignore"]]
-    return names, tuple((int(r), int(g), int(b)) for r, g, b in colours), tuple(int(v) for v in listed)
-
-
-def _classes_problem(fields: Any) -> str:
+    fields: Any = {"classes": raw} if isinstance(raw, list) else raw
     if not isinstance(fields, dict) or not isinstance(fields.get("classes"), list):
-        return 'expected {"classes": [names]} or a list of names'
-    names = fields["classes"]
+        raise GradsegError(f'{path}: expected {{"classes": [names]}} or a list of names')
+    names, palette, ignore = fields["classes"], fields.get("palette"), fields.get("ignore", [])
     if not all(isinstance(name, str) for name in names) or not 2 <= len(names) <= 255:
-        return f"{len(names)} classes; expected 2 to 255 names"
-    palette = fields.get("palette")
+        raise GradsegError(f"{path}: {len(names)} classes; expected 2 to 255 names")
     if palette is not None and not is_palette(palette, len(names)):
-        return f"palette must hold {len(names)} colours [r, g, b] of 0..255"
-    ignore = fields.get("ignore", [])
-    listed = ignore if isinstance(ignore, list) else [ignore]
-    return "" if all(_is_byte(v) for v in listed) else "ignore must hold label values 0..255"
+        raise GradsegError(f"{path}: palette must hold {len(names)} colours [r, g, b] of 0..255")
+    ignored = tuple(ignore) if isinstance(ignore, list) else (ignore,)
+    if not all(_is_byte(v) for v in ignored):
+        raise GradsegError(f"{path}: ignore must hold label values 0..255")
+    colours = distinct_palette(len(names)) if palette is None else tuple((r, g, b) for r, g, b in palette)
+    return tuple(names), colours, ignored
 
 
 def is_palette(value: Any, count: Any) -> bool:

@@ -138,26 +138,24 @@ def packed(frame: np.ndarray[Any, Any]) -> bool:
 
 def frame_resize(from_hw: Size, to_hw: Size) -> Optional[FrameResize]:
     """The native resize of frames for these sizes, or None if there is none that equals OpenCV's."""
-    c = functions()
-    made = FrameResize(c, from_hw, to_hw) if c is not None else None
-    if made is None or not made.fits:
-        return None
-    frame, out = _pattern((*from_hw, 3)), np.empty((*to_hw, 3), np.uint8)
-    made(frame, out)
-    same = np.array_equal(out, cv2.resize(frame, to_hw[::-1], interpolation=cv2.INTER_LINEAR))
-    return made if same else None
+    return _like_opencv(FrameResize, from_hw, to_hw, (3,), cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
 
 def label_resize(from_hw: Size, to_hw: Size) -> Optional[LabelResize]:
     """The native resize of labels for these sizes, or None if there is none that equals OpenCV's."""
+    return _like_opencv(LabelResize, from_hw, to_hw, (), cv2.INTER_NEAREST_EXACT)  # type: ignore[no-any-return]
+
+
+def _like_opencv(kind: Any, from_hw: Size, to_hw: Size, channels: Tuple[int, ...], interpolation: int) -> Any:
+    """A `kind` for these sizes, held against OpenCV on bytes without order, the same every time; None if it differs."""
     c = functions()
-    made = LabelResize(c, from_hw, to_hw) if c is not None else None
+    made = kind(c, from_hw, to_hw) if c is not None else None
     if made is None or not made.fits:
         return None
-    labels, out = _pattern(from_hw), np.empty(to_hw, np.uint8)
-    made(labels, out)
-    same = np.array_equal(out, cv2.resize(labels, to_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
-    return made if same else None
+    given = np.random.RandomState(0).randint(0, 256, (*from_hw, *channels), np.uint8)
+    out = np.empty((*to_hw, *channels), np.uint8)
+    made(given, out)
+    return made if np.array_equal(out, cv2.resize(given, to_hw[::-1], interpolation=interpolation)) else None
 
 
 def _taps(out: int, size: int) -> Tuple[Array, Array]:
@@ -187,8 +185,3 @@ def _blocks(places: Array, block: int, row_bytes: int, window: int) -> Tuple[Arr
     order = padded - starts[:, None]
     fits = row_bytes >= window and int(order.max()) < window
     return starts, order.astype(np.uint8), fits
-
-
-def _pattern(shape: Tuple[int, ...]) -> Array:
-    """Bytes without order, the same every time."""
-    return np.random.RandomState(0).randint(0, 256, shape, np.uint8)

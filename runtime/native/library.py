@@ -11,7 +11,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -54,6 +54,22 @@ class OpStruct(ctypes.Structure):
     ]
 
 
+_AT, _INT, _LONG, _TEXT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_char_p
+_TENSORS, _OPS = ctypes.POINTER(TensorStruct), ctypes.POINTER(OpStruct)
+FUNCTIONS: Dict[str, Tuple[Any, ...]] = {  # name: what it gives, what it takes
+    "gs_create": (_AT, _TENSORS, _INT, _OPS, _INT, _INT, _TEXT, _TEXT, _INT),
+    "gs_destroy": (None, _AT),
+    "gs_run": (None, _AT, _AT, _LONG, _AT, _AT),
+    "gs_load": (_INT, _AT, _AT, _AT, _LONG),
+    "gs_spread": (None, _AT, _AT, _AT),
+    "gs_borrow": (None, _AT),
+    "gs_return": (None, _AT),
+    "gs_read": (_INT, _AT, _INT, _AT),
+    "gs_isa": (_TEXT, _TEXT),
+    "gs_peak": (_LONG, _INT, _LONG),
+}
+
+
 def library_path() -> Optional[Path]:
     """The shared object, None if it was not built."""
     named = os.environ.get(VARIABLE)
@@ -90,35 +106,16 @@ class Library:
     def __init__(self, path: str) -> None:
         try:
             self._c = ctypes.CDLL(path)
-            self._c.gs_abi.restype = ctypes.c_int32
             found = int(self._c.gs_abi())
-            self._c.gs_peak.restype = ctypes.c_int64
-            self._c.gs_peak.argtypes = [ctypes.c_int32, ctypes.c_int64]
+            if found != ABI:
+                raise GradsegError(
+                    f"{path}: the native engine's interface {found}, this version needs {ABI}; {BUILD}", 3
+                )
+            for name, (result, *arguments) in FUNCTIONS.items():
+                function = getattr(self._c, name)
+                function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
             raise GradsegError(f"{path}: cannot be loaded as the native engine ({error}); {BUILD}", 3) from error
-        if found != ABI:
-            raise GradsegError(f"{path}: the native engine's interface {found}, this version needs {ABI}; {BUILD}", 3)
-        pointer, number = ctypes.c_void_p, ctypes.c_int32
-        self._c.gs_isa.restype, self._c.gs_isa.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
-        self._c.gs_create.restype = pointer
-        self._c.gs_create.argtypes = [
-            ctypes.POINTER(TensorStruct),
-            number,
-            ctypes.POINTER(OpStruct),
-            number,
-            number,
-            ctypes.c_char_p,
-            ctypes.c_char_p,
-            number,
-        ]
-        self._c.gs_run.restype = None
-        self._c.gs_run.argtypes = [pointer, pointer, ctypes.c_int64, pointer, pointer]
-        self._c.gs_load.restype = number
-        self._c.gs_load.argtypes = [pointer, pointer, pointer, ctypes.c_int64]
-        self._c.gs_spread.restype, self._c.gs_spread.argtypes = None, [pointer, pointer, pointer]
-        for function in (self._c.gs_borrow, self._c.gs_return, self._c.gs_destroy):
-            function.restype, function.argtypes = None, [pointer]
-        self._c.gs_read.restype, self._c.gs_read.argtypes = number, [pointer, number, pointer]
 
     def peak(self, kind: int, rounds: int) -> int:
         """`gs_peak`."""

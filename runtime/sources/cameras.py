@@ -24,7 +24,7 @@ class LiveCapture(Source):
     live = True
 
     def __init__(self, name: str, capture: Any, help_text: str) -> None:
-        self.name, self._capture, self._help = name, capture, help_text
+        self.name, self._capture = name, capture
         self._frames = 0
         if not capture.isOpened():
             capture.release()

@@ -20,6 +20,8 @@ from gradseg.base.files import require_file
 from gradseg.data.folders import IMAGE_SUFFIXES, list_images
 from gradseg.data.specs import parse_options, whole_number
 from gradseg.models.spec import parse_size
+from gradseg.runtime.sources.cameras import CsiCamera, NetworkCamera, UsbCamera
+from gradseg.runtime.sources.recordings import ImageSequence, SceneSource, VideoFile
 from gradseg.runtime.sources.source import Source
 
 GRAMMAR = (
@@ -33,9 +35,6 @@ def open_source(text: str) -> Source:
     Raises GradsegError for a line that is not understood, a file that is missing, empty or corrupt, a camera that
     cannot be read (exit code 2), or an OpenCV without the needed backend (exit code 3).
     """
-    from gradseg.runtime.sources.cameras import CsiCamera, NetworkCamera, UsbCamera
-    from gradseg.runtime.sources.recordings import ImageSequence, SceneSource, VideoFile
-
     if not text.strip():
         raise GradsegError(f"empty source; expected {GRAMMAR}")
     if text.startswith("scenes:") or text == "scenes":
@@ -45,14 +44,13 @@ def open_source(text: str) -> Source:
         return UsbCamera(text, int(camera.group(1)))
     scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)$", text)
     if scheme:
-        return _open_uri(text, scheme.group(1).lower(), scheme.group(2), CsiCamera, NetworkCamera, VideoFile)
+        return _open_uri(text, scheme.group(1).lower(), scheme.group(2))
     images = image_paths(text)
     if images is not None:
         return ImageSequence(text, images)
     if not Path(text).exists():
         raise GradsegError(f"{text}: no such source; expected {GRAMMAR}")
-    require_file(text, "a video or an image")
-    return VideoFile(text)
+    return VideoFile(str(require_file(text, "a video or an image")))
 
 
 def image_paths(text: str) -> Optional[List[Path]]:
@@ -75,16 +73,15 @@ def image_paths(text: str) -> Optional[List[Path]]:
     return [require_file(path, "a video or an image")]
 
 
-def _open_uri(text: str, scheme: str, rest: str, csi: Any, network: Any, video: Any) -> Source:
+def _open_uri(text: str, scheme: str, rest: str) -> Source:
     if scheme == "csi":
         if not rest.isdecimal():
             raise GradsegError(f"{text}: expected csi://N with the number of the camera, such as csi://0")
-        return csi(text, int(rest))  # type: ignore[no-any-return]
+        return CsiCamera(text, int(rest))
     if scheme in ("rtsp", "rtsps"):
-        return network(text)  # type: ignore[no-any-return]
+        return NetworkCamera(text)
     if scheme == "file":
-        require_file(rest, "a video")
-        return video(rest)  # type: ignore[no-any-return]
+        return VideoFile(str(require_file(rest, "a video")))
     raise GradsegError(f"{text}: unknown kind of source {scheme}://; expected {GRAMMAR}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gradseg.base.conditions import usable_cores
 from gradseg.base.errors import GradsegError
 from gradseg.data.folders import read_image
+from gradseg.data.scenes.frames import SceneVideo
 from gradseg.runtime.sources.source import DEFAULT_FPS, Captured, Source
 
 
@@ -119,15 +120,15 @@ class ImageSequence(Source):
 class SceneSource(Source):
     """Procedural moving street scenes (data/scenes/frames.py), the same frames for the same options."""
 
-    def __init__(self, name: str, size_hw: Tuple[int, int], seed: int, fps: float, frames: int) -> None:
-        from gradseg.data.scenes.frames import SceneVideo
+    frame_count: int
 
+    def __init__(self, name: str, size_hw: Tuple[int, int], seed: int, fps: float, frames: int) -> None:
         self.name, self.size_hw, self.fps, self.frame_count = name, size_hw, fps, frames
         self._video, self._next = SceneVideo(size_hw, seed, fps=fps), 0
 
     def read(self, out: Optional[np.ndarray[Any, Any]] = None) -> Optional[Captured]:
         """See `Source.read`; the renderer allocates each frame, `out` is not used."""
-        if self.frame_count is not None and self._next >= self.frame_count:
+        if self._next >= self.frame_count:
             return None
         begin = time.perf_counter_ns()
         frame = self._video.frame(self._next).image

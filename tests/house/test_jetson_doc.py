@@ -15,7 +15,7 @@ from places import ROOT
 from gradseg.base.errors import GradsegError
 from gradseg.runtime.diagnosis.jetpack import RELEASES, STACKS, stack_of
 from gradseg.runtime.native import library as native_library
-from gradseg.runtime.sources import cameras, recordings
+from gradseg.runtime.sources import cameras, grammar
 from gradseg.runtime.sources.grammar import open_source
 
 DOC = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
@@ -69,11 +69,9 @@ def test_the_sources_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     def opener(kind: str) -> Any:
         return lambda *arguments: opened.append((kind, arguments))
 
-    for module, kind in ((cameras, "CsiCamera"), (cameras, "UsbCamera"), (cameras, "NetworkCamera")):
-        monkeypatch.setattr(module, kind, opener(kind))
-    monkeypatch.setattr(
-        recordings, "SceneSource", lambda *arguments, **options: opened.append(("SceneSource", arguments))
-    )
+    for kind in ("CsiCamera", "UsbCamera", "NetworkCamera"):
+        monkeypatch.setattr(grammar, kind, opener(kind))
+    monkeypatch.setattr(grammar, "SceneSource", lambda *arguments, **options: opened.append(("SceneSource", arguments)))
     table = re.findall(r"(?m)^\| (`(?:csi|cam|rtsp|scenes).*?) \|", DOC.partition("## 8. Run")[2].partition("## 9.")[0])
     texts = [text.replace("…", "host/stream") for row in table for text in re.findall(r"`([^`]+)`", row)]
     for text in texts:
