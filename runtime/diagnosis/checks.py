@@ -130,7 +130,7 @@ def check_opencv(facts: Facts) -> List[Finding]:
         return [Finding("OpenCV", found, PROBLEM, why, fix)]
     if facts.jetson and not build.get("GStreamer", "").startswith("YES"):
         why = "without GStreamer csi:// cannot be read; JetPack's OpenCV has it"
-        if clash and inside(module.file, facts):
+        if clash and inside(module.file):
             why = f"pip's {clash[0]} hides JetPack's OpenCV, so that csi:// cannot be read"
             return [Finding("OpenCV", found, PROBLEM, why, pip(facts, f"uninstall -y {clash[0]}"))]
         return [Finding("OpenCV", found, PROBLEM, why, install_opencv(facts))]

@@ -9,8 +9,6 @@ from gradseg.runtime.diagnosis.checks import OLDEST_NUMPY, OLDEST_ORT, OLDEST_PY
 from gradseg.runtime.diagnosis.facts import Facts, numbers
 from gradseg.runtime.diagnosis.fixes import OLDEST_TENSORRT
 
-GPU_NEEDED = "an NVIDIA GPU with its driver"
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,29 +25,36 @@ class Kind:
 
 def kinds(facts: Facts) -> List[Kind]:
     """Every kind of engine, the preferred first."""
-    base = base_missing(facts)
-    gpu = [] if facts.gpu is not None else [GPU_NEEDED]
+    modules, base = facts.modules, base_missing(facts)
+    gpu, ort = _unless(facts.gpu is not None, "an NVIDIA GPU with its driver"), modules["onnxruntime"]
+    new_ort = _unless(ort.works and numbers(ort.version) >= OLDEST_ORT, "ONNX Runtime 1.14 or newer")
+    # without NumPy the native library cannot be asked
+    native, isa = modules["native"].works or not modules["numpy"].works, modules["native"].extra.get("isa")
     found = [
-        Kind(".plan", _tensorrt_name(facts), tuple(base + gpu + _plan_missing(facts))),
-        Kind(".gsn", _native_name(facts), tuple(base + _native_missing(facts))),
-        Kind(".onnx", "ONNX Runtime on the CPU", tuple(base + _ort_missing(facts))),
-        Kind(".xml", "OpenVINO on the CPU", tuple(base + _openvino_missing(facts))),
+        (".plan", _tensorrt_name(facts), base + gpu + _plan_missing(facts)),
+        (".gsn", f"GradSeg's own kernels{f', {isa}' if isa else ''}", base + _unless(native, "its native library")),
+        (".onnx", "ONNX Runtime on the CPU", base + new_ort),
+        (".xml", "OpenVINO on the CPU", base + _unless(modules["openvino"].works, "OpenVINO (openvino)")),
     ]
     for word, option in (("CUDA", "cuda"), ("Tensorrt", "tensorrt")):
-        missing = base + gpu + _ort_missing(facts) + _provider_missing(facts, f"{word}ExecutionProvider")
-        found.append(Kind(".onnx", f"ONNX Runtime, --provider {option}", tuple(missing)))
-    torch = facts.modules["torch"]
-    found.append(Kind(".pth", "PyTorch", tuple(base + ([] if torch.works else ["PyTorch (torch)"]))))
-    return found
+        provider, broken = f"{word}ExecutionProvider", ort.extra.get("broken", {})
+        lacking = _unless(provider in ort.extra.get("providers", []), f"an ONNX Runtime with {provider}")
+        lacking = lacking or _unless(provider not in broken, f"libraries: {broken.get(provider)}")
+        found.append((".onnx", f"ONNX Runtime, --provider {option}", base + gpu + new_ort + lacking))
+    found.append((".pth", "PyTorch", base + _unless(modules["torch"].works, "PyTorch (torch)")))
+    return [Kind(suffix, how, tuple(missing)) for suffix, how, missing in found]
 
 
 def base_missing(facts: Facts) -> List[str]:
     """What every engine needs and this machine has not: Python, NumPy, OpenCV."""
-    missing = [] if facts.python_version >= OLDEST_PYTHON else ["Python 3.8 or newer"]
     numpy = facts.modules["numpy"]
-    if not numpy.works or numbers(numpy.version) < OLDEST_NUMPY:
-        missing.append("NumPy")
-    return missing + ([] if facts.modules["cv2"].works else ["OpenCV"])
+    missing = _unless(facts.python_version >= OLDEST_PYTHON, "Python 3.8 or newer")
+    missing += _unless(numpy.works and numbers(numpy.version) >= OLDEST_NUMPY, "NumPy")
+    return missing + _unless(facts.modules["cv2"].works, "OpenCV")
+
+
+def _unless(there: bool, what: str) -> List[str]:
+    return [] if there else [what]
 
 
 def can_run(facts: Facts) -> bool:
@@ -72,40 +77,9 @@ def _tensorrt_name(facts: Facts) -> str:
     return "TensorRT"
 
 
-def _native_name(facts: Facts) -> str:
-    isa = facts.modules["native"].extra.get("isa")
-    return "GradSeg's own kernels" + (f", {isa}" if isa else "")
-
-
-def _native_missing(facts: Facts) -> List[str]:
-    """Nothing where NumPy does not work, without which the library cannot be asked."""
-    known = facts.modules["native"].works or not facts.modules["numpy"].works
-    return [] if known else ["the native engine's library"]
-
-
 def _plan_missing(facts: Facts) -> List[str]:
-    modules, missing = facts.modules, []
+    modules, driver = facts.modules, numbers(facts.driver_cuda)
     classic = modules["tensorrt"].works and numbers(modules["tensorrt"].version) >= OLDEST_TENSORRT
-    if not classic and not modules["tensorrt_rtx"].works:
-        missing.append("TensorRT 8.5 or newer with its Python module")
-    driver = numbers(facts.driver_cuda)
     fits = modules["cuda"].works and not (driver and numbers(modules["cuda"].version)[:1] > driver[:1])
-    if not fits and not modules["pycuda"].works:
-        missing.append("cuda-python or pycuda")
-    return missing
-
-
-def _ort_missing(facts: Facts) -> List[str]:
-    module = facts.modules["onnxruntime"]
-    return [] if module.works and numbers(module.version) >= OLDEST_ORT else ["ONNX Runtime 1.14 or newer"]
-
-
-def _openvino_missing(facts: Facts) -> List[str]:
-    return [] if facts.modules["openvino"].works else ["OpenVINO (openvino)"]
-
-
-def _provider_missing(facts: Facts, provider: str) -> List[str]:
-    module = facts.modules["onnxruntime"]
-    if provider not in module.extra.get("providers", []):
-        return [f"an ONNX Runtime with {provider}"]
-    return [f"libraries: {module.extra['broken'][provider]}"] if provider in module.extra.get("broken", {}) else []
+    missing = _unless(classic or modules["tensorrt_rtx"].works, "TensorRT 8.5 or newer with its Python module")
+    return missing + _unless(fits or modules["pycuda"].works, "cuda-python or pycuda")

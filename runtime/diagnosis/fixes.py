@@ -86,20 +86,14 @@ def install_native(facts: Facts) -> str:
 
 
 def install_cuda_python(facts: Facts) -> str:
-    """The release for this Python and for the CUDA of this JetPack or driver."""
-    return pip(facts, f"install {quoted([cuda_python_for(facts)])}")
-
-
-def cuda_python_for(facts: Facts) -> str:
-    """A requirement that pip understands: of the JetPack, else of the driver's CUDA, else the newest."""
+    """The release for this Python and for the CUDA of the JetPack, else of the driver, else the newest."""
+    major = next(iter(numbers(facts.driver_cuda)), 0)
+    wanted = f"cuda-python>={major},<{major + 1}" if major else "cuda-python"
     if facts.stack is not None:
-        return facts.stack.cuda_python
-    major = next(iter(numbers(facts.driver_cuda)), None)
-    if major is None:
-        return "cuda-python"
-    if facts.python_version < (3, 9) and major >= 11:  # wheels for Python 3.8 end with these
-        return "cuda-python==11.8.2" if major == 11 else "cuda-python==12.3.0"
-    return f"cuda-python>={major},<{major + 1}"
+        wanted = facts.stack.cuda_python
+    elif facts.python_version < (3, 9) and major >= 11:  # wheels for Python 3.8 end with these
+        wanted = "cuda-python==11.8.2" if major == 11 else "cuda-python==12.3.0"
+    return pip(facts, f"install {quoted([wanted])}")
 
 
 def install_tensorrt(facts: Facts) -> str:
@@ -131,6 +125,6 @@ def see_system_packages(facts: Facts) -> str:
     return f"/usr/bin/python3 -m venv --system-site-packages {OWN_ENVIRONMENT}"
 
 
-def inside(path: Optional[str], facts: Facts) -> bool:
+def inside(path: Optional[str]) -> bool:
     """Whether a module's file lies in pip's part of this Python (an environment or the user's packages)."""
     return path is not None and ("site-packages" in path or "/.local/" in path or "/usr/local/lib/python" in path)

@@ -71,13 +71,16 @@ class System:
 
     def python(self) -> Dict[str, Any]:
         """The interpreter: version, executable, whether and what kind of environment it runs in."""
-        config = self._environment_file()
+        venv, config, text = sys.prefix != sys.base_prefix, Path(sys.prefix) / "pyvenv.cfg", None
+        with contextlib.suppress(*SUPPRESSED):
+            text = config.read_text("utf-8") if venv else None
+        sees = None if text is None else re.search(r"include-system-site-packages\s*=\s*true", text, re.I) is not None
         return {
             "version": platform.python_version(),
             "executable": os.path.normpath(sys.executable),  # not resolved: an environment is known by its path
-            "venv": sys.prefix != sys.base_prefix,
-            "venv_config": str(config) if config else None,
-            "system_packages": _says_yes(config),
+            "venv": venv,
+            "venv_config": None if text is None else str(config),
+            "system_packages": sees,  # whether it sees the system's; None outside such an environment
             "conda": (Path(sys.prefix) / "conda-meta").is_dir(),
             "managed": (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").is_file(),
         }
@@ -116,10 +119,6 @@ class System:
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
-    def _environment_file(self) -> Optional[Path]:
-        config = Path(sys.prefix) / "pyvenv.cfg"
-        return config if sys.prefix != sys.base_prefix and config.is_file() else None
-
 
 def run_probe(command: Sequence[str], seconds: float) -> Dict[str, Any]:
     """The JSON object that `command` prints after `MARK`, or {"error": how it ended without one}."""
@@ -148,12 +147,3 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _says_yes(config: Optional[Path]) -> Optional[bool]:
-    """Whether a pyvenv.cfg lets the environment see the system's packages; None where there is no such file."""
-    if config is None:
-        return None
-    with contextlib.suppress(*SUPPRESSED):
-        return re.search(r"include-system-site-packages\s*=\s*true", config.read_text("utf-8"), re.I) is not None
-    return None

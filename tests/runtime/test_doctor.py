@@ -495,9 +495,7 @@ def test_the_wheel_with_numpy_and_opencv_alone_runs_the_native_engine(
     machine = machine.but(probes={"native": MISSING})
     assert doctor.main([], Recorded(machine, tmp_path / "b")) == 1
     out = capsys.readouterr().out
-    assert (
-        "Nothing can run here yet" in out and ".gsn (GradSeg's own kernels) needs: the native engine's library" in out
-    )
+    assert "Nothing can run here yet" in out and ".gsn (GradSeg's own kernels) needs: its native library" in out
     assert f"{PYTHON} -m pip install --force-reinstall --no-deps gradseg-0.1.0-py3" in out
     lines = verdict(facts_of(machine.but(probes={"numpy": MISSING}), tmp_path / "c"))
     assert ".gsn (GradSeg's own kernels) needs: NumPy" in lines
