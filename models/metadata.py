@@ -121,11 +121,8 @@ def borders(
 
 def set_metadata(model: Any, values: Mapping[str, Optional[str]]) -> None:
     """Writes key/value pairs into a ModelProto, replacing those that are there; None removes."""
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    kept.update({key: value for key, value in values.items() if value is not None})
-    for key in [key for key, value in values.items() if value is None]:
-        kept.pop(key, None)
+    kept = {**{entry.key: entry.value for entry in model.metadata_props}, **values}
     del model.metadata_props[:]
     for key, value in kept.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+        if value is not None:
+            model.metadata_props.add(key=key, value=value)

@@ -15,7 +15,8 @@ CLOTHES = (
 )  # fmt: skip
 HAIRS = ((18, 18, 20), (26, 38, 52), (60, 88, 115), (100, 100, 100))
 _RING = [(math.cos(k * math.pi / 6), math.sin(k * math.pi / 6)) for k in range(12)]
-Part = Tuple[Sequence[float], Sequence[float], float, Sequence[float]]  # ends (right, up, ahead), width, colour
+Point = Tuple[float, float, float]  # right, up, ahead
+Part = Tuple[Point, Point, float, Sequence[float]]  # ends, width, colour
 
 
 class Person:
@@ -38,43 +39,35 @@ class Person:
         reach = canvas.focal / z
         if not -2 * reach < canvas.centre + x * reach < canvas.width + 2 * reach:
             return
+        cos, sin, k = math.cos(yaw), math.sin(yaw), self.size
+
+        def at(right: float, up: float, ahead: float) -> Tuple[float, float]:
+            """A point of the figure in pixels."""
+            return canvas.point(x + (right * cos + ahead * sin) * k, up * k, z + (ahead * cos - right * sin) * k)
+
         if self.rides:
-            self._wheels(canvas, x, z, yaw)
+            tyre = canvas.colour((20, 20, 21), z)
+            for ahead in (0.53, -0.53) if cos > 0 else (-0.53, 0.53):
+                ring = [at(0, 0.34 + 0.34 * a, ahead + 0.34 * b) for a, b in _RING]
+                for start, stop in zip(ring, ring[1:] + ring[:1]):
+                    canvas.limb(start, stop, 0.055 * reach, tyre, BICYCLIST)
         parts, up, ahead = self._rider(phase) if self.rides else self._walker(phase)
         cls = BICYCLIST if self.rides else PEDESTRIAN
-        cos, sin = math.cos(yaw), math.sin(yaw)
         if reach < 16:  # some twenty pixels tall: no hands and shoes to see
             parts = [part for part in parts if part[2] >= (0.11 if reach > 8 else 0.15)]
-        drawn: List[Tuple[float, Part]] = [
-            ((q[2] + r[2]) * cos - (q[0] + r[0]) * sin, (q, r, w, c)) for q, r, w, c in parts
-        ]
-        drawn.sort(key=lambda item: -item[0])
-        for _, (q, r, width, colour) in drawn:
-            ends = [self._at(canvas, p, x, z, cos, sin) for p in (q, r)]
-            canvas.limb(ends[0], ends[1], width * self.size * reach, canvas.colour(colour, z), cls)
-        self._head(
-            canvas, self._at(canvas, (0, up, ahead), x, z, cos, sin), 0.112 * self.size * reach, z, cos, sin, cls
-        )
+        parts.sort(key=lambda part: (part[0][0] + part[1][0]) * sin - (part[0][2] + part[1][2]) * cos)
+        for p, q, width, colour in parts:
+            canvas.limb(at(*p), at(*q), width * k * reach, canvas.colour(colour, z), cls)
+        self._head(canvas, *at(0, up, ahead), 0.112 * k * reach, z, cos, sin)
 
-    def _at(
-        self, canvas: Canvas, p: Sequence[float], x: float, z: float, cos: float, sin: float
-    ) -> Tuple[float, float]:
-        k = self.size
-        return canvas.point(x + (p[0] * cos + p[2] * sin) * k, p[1] * k, z + (p[2] * cos - p[0] * sin) * k)
-
-    def _head(
-        self, canvas: Canvas, at: Tuple[float, float], r: float, z: float, cos: float, sin: float, cls: int
-    ) -> None:
-        u, v = at
+    def _head(self, canvas: Canvas, u: float, v: float, r: float, z: float, cos: float, sin: float) -> None:
+        cls, turned = BICYCLIST if self.rides else PEDESTRIAN, u + 0.25 * r * sin
         canvas.limb((u, v + 0.4 * r), (u, v - 0.25 * r), 1.75 * r, canvas.colour(self.hair, z), cls)
         if cos < 0.35:
-            canvas.limb(
-                (u + 0.25 * r * sin, v + 0.45 * r), (u + 0.25 * r * sin, v), 1.35 * r, canvas.colour(self.skin, z)
-            )
+            canvas.limb((turned, v + 0.45 * r), (turned, v), 1.35 * r, canvas.colour(self.skin, z))
         if self.rides and self.helmet:
-            canvas.disc(
-                (u, v - 0.45 * r), 0.95 * r, canvas.colour((60, 60, 130) if self.bag else (150, 152, 155), z), cls
-            )
+            shell = canvas.colour((60, 60, 130) if self.bag else (150, 152, 155), z)
+            canvas.disc((u, v - 0.45 * r), 0.95 * r, shell, cls)
 
     def _walker(self, phase: float) -> Tuple[List[Part], float, float]:
         """Body parts, height of the head and how far ahead it is."""
@@ -104,15 +97,6 @@ class Person:
         if self.bag:
             parts.append(((0.28 * k, 0.72, 0.05), (0.28 * k, 0.86, 0.05), 0.17, (30, 34, 46)))
         return parts, neck + 0.20, 0.02
-
-    def _wheels(self, canvas: Canvas, x: float, z: float, yaw: float) -> None:
-        cos, sin = math.cos(yaw), math.sin(yaw)
-        scale = canvas.focal / z
-        tyre = canvas.colour((20, 20, 21), z)
-        for ahead in (0.53, -0.53) if cos > 0 else (-0.53, 0.53):
-            ring = [self._at(canvas, (0, 0.34 + 0.34 * a, ahead + 0.34 * b), x, z, cos, sin) for a, b in _RING]
-            for p, q in zip(ring, ring[1:] + ring[:1]):
-                canvas.limb(p, q, 0.055 * scale, tyre, BICYCLIST)
 
     def _rider(self, phase: float) -> Tuple[List[Part], float, float]:
         parts: List[Part] = [
