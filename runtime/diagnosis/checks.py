@@ -27,12 +27,7 @@ from gradseg.runtime.diagnosis.fixes import (
 )
 from gradseg.runtime.diagnosis.jetpack import jetpack_of
 
-OPENCV_PACKAGES = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
+OPENCV_PACKAGES = tuple(f"opencv-{which}python{kind}" for which in ("", "contrib-") for kind in ("", "-headless"))
 OLDEST_PYTHON, OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ORT = (3, 8), (1, 17), (4, 2), (1, 14)
 OLDEST_OPENVINO = (2024,)
 FUSES_FLOAT_BIASES = (1, 20)  # README: 1.19 runs our INT8 graphs slower than FP32
@@ -60,9 +55,8 @@ def check_board(facts: Facts) -> List[Finding]:
     if package is None:
         if facts.modules["tensorrt"].works or facts.modules["nvinfer"].works:
             return [*findings, Finding("JetPack", found)]
-        why = (
-            f"Jetson Linux alone: CUDA {stack.cuda} and TensorRT {stack.tensorrt} come with the package nvidia-jetpack"
-        )
+        brings = f"CUDA {stack.cuda} and TensorRT {stack.tensorrt}"
+        why = f"Jetson Linux alone: {brings} come with the package nvidia-jetpack"
         fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
         return [*findings, Finding("JetPack", found, NOTE, why, fix)]
     if jetpack[0].isdigit() and numbers(package)[:1] != numbers(jetpack)[:1]:
@@ -97,9 +91,8 @@ def check_numpy(facts: Facts) -> List[Finding]:
         return [_cannot_import("NumPy", module, pip(facts, f"install --force-reinstall {numpy_for(facts)}"))]
     found, have = str(module.version), numbers(module.version)
     if have < OLDEST_NUMPY:
-        return [
-            Finding("NumPy", found, PROBLEM, "1.17 or newer is needed", pip(facts, f"install -U {numpy_for(facts)}"))
-        ]
+        fix = pip(facts, f"install -U {numpy_for(facts)}")
+        return [Finding("NumPy", found, PROBLEM, "1.17 or newer is needed", fix)]
     built_before = [name for name in ("cv2", "tensorrt", "pycuda") if of_numpy_1(facts.modules[name])]
     if have >= (2,) and built_before:
         why = f"built for NumPy 1 and not to be loaded with NumPy 2: {', '.join(built_before)}"
@@ -149,19 +142,14 @@ def check_onnxruntime(facts: Facts) -> List[Finding]:
     if len(both) > 1:
         why = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
         found = f"{facts.packages['onnxruntime']} and {facts.packages['onnxruntime-gpu']}"
+        fix = pip(facts, "uninstall -y onnxruntime onnxruntime-gpu", f"install {keep}")
         if facts.jetson:  # PyPI has no onnxruntime-gpu for Jetsons: what is there was fetched by hand
-            version = facts.packages["onnxruntime-gpu"]
-            fix = pip(
-                facts, "uninstall -y onnxruntime", f"install --force-reinstall --no-deps onnxruntime-gpu=={version}"
-            )
-        else:
-            fix = pip(facts, "uninstall -y onnxruntime onnxruntime-gpu", f"install {keep}")
+            again = f"onnxruntime-gpu=={facts.packages['onnxruntime-gpu']}"
+            fix = pip(facts, "uninstall -y onnxruntime", f"install --force-reinstall --no-deps {again}")
         return [Finding("ONNX Runtime", found, PROBLEM, why, fix)]
     if module.missing:
-        why = ".onnx files cannot be run without it; plans do not need it"
-        return [
-            Finding("ONNX Runtime", "none", NOTE, why, pip(facts, f"install {beside_jetpack(facts, 'onnxruntime')}"))
-        ]
+        why, fix = ".onnx files cannot be run without it; plans do not need it", beside_jetpack(facts, "onnxruntime")
+        return [Finding("ONNX Runtime", "none", NOTE, why, pip(facts, f"install {fix}"))]
     if not module.works:
         package = both[0] if both else "onnxruntime"
         return [_cannot_import("ONNX Runtime", module, pip(facts, f"install --force-reinstall {package}"))]
@@ -224,29 +212,22 @@ def check_torch(facts: Facts) -> List[Finding]:
 
 def check_power(facts: Facts) -> List[Finding]:
     """What slows a device down on purpose; only notes, since it may be wanted."""
-    power = facts.power
+    power, vary = facts.power, "clocks follow the load: latencies vary"
     if not facts.jetson:
-        if power.governor is None:
-            return []
         if power.governor in ("powersave", "ondemand", "conservative"):
-            why = "clocks follow the load: latencies vary"
             fix = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-            return [Finding("CPU governor", power.governor, NOTE, why, fix)]
-        return [Finding("CPU governor", power.governor)]
-    findings = []
+            return [Finding("CPU governor", power.governor, NOTE, vary, fix)]
+        return [Finding("CPU governor", power.governor)] if power.governor else []
+    mode = Finding("power mode", power.mode or "unknown")
     if power.mode is None:
-        why = "nvpmodel gives no answer to this user"
-        findings.append(Finding("power mode", "unknown", NOTE, why, "sudo nvpmodel -q"))
+        mode = Finding("power mode", "unknown", NOTE, "nvpmodel gives no answer to this user", "sudo nvpmodel -q")
     elif power.best_id is not None and power.mode != power.best:
-        why = f"{power.best} holds back less"
-        findings.append(Finding("power mode", power.mode, NOTE, why, f"sudo nvpmodel -m {power.best_id}"))
-    else:
-        findings.append(Finding("power mode", power.mode))
-    if power.pinned is not None:
-        why = "" if power.pinned else "clocks follow the load: latencies vary"
-        fix = "" if power.pinned else "sudo jetson_clocks"
-        findings.append(Finding("clocks", "pinned" if power.pinned else "free", OK if power.pinned else NOTE, why, fix))
-    return findings
+        why, fix = f"{power.best} holds back less", f"sudo nvpmodel -m {power.best_id}"
+        mode = Finding("power mode", power.mode, NOTE, why, fix)
+    if power.pinned is None:
+        return [mode]
+    free = Finding("clocks", "free", NOTE, vary, "sudo jetson_clocks")
+    return [mode, Finding("clocks", "pinned") if power.pinned else free]
 
 
 def check_resources(facts: Facts) -> List[Finding]:
@@ -271,19 +252,15 @@ def check_resources(facts: Facts) -> List[Finding]:
 
 def check_cameras(facts: Facts) -> List[Finding]:
     """USB and CSI cameras as /dev/video*; the daemon that csi:// goes through."""
-    findings = []
-    closed = [camera for camera in facts.cameras if not camera.readable]
+    closed = ", ".join(camera.device for camera in facts.cameras if not camera.readable)
     found = ", ".join(f"{camera.device} ({camera.name})" for camera in facts.cameras) or "none"
+    findings = [Finding("cameras", found)]
     if closed:
-        why = f"this user may not read {', '.join(camera.device for camera in closed)}"
         fix = 'sudo usermod -aG video "$USER"  # then log in again'
-        findings.append(Finding("cameras", found, PROBLEM, why, fix))
-    else:
-        findings.append(Finding("cameras", found))
-    if facts.jetson and facts.argus is not None and facts.argus != "active":
-        why = "csi:// goes through it"
+        findings = [Finding("cameras", found, PROBLEM, f"this user may not read {closed}", fix)]
+    if facts.jetson and facts.argus not in (None, "active"):
         fix = "sudo systemctl restart nvargus-daemon"
-        findings.append(Finding("nvargus-daemon", facts.argus, NOTE, why, fix))
+        findings.append(Finding("nvargus-daemon", str(facts.argus), NOTE, "csi:// goes through it", fix))
     return findings
 
 

@@ -145,22 +145,17 @@ def gather(system: System) -> Facts:
 
 
 def _module(name: str, answer: Dict[str, Any]) -> Module:
-    known = ("missing", "error", "version", "file")
+    known = {key: answer[key] for key in ("missing", "error", "version", "file") if key in answer}
     extra = {key: value for key, value in answer.items() if key not in known}
     if "build" in extra:
         extra["build"] = opencv_build(extra["build"])
-    return Module(
-        name, bool(answer.get("missing")), answer.get("error", ""), answer.get("version"), answer.get("file"), extra
-    )
+    return Module(name, **known, extra=extra)
 
 
 def opencv_build(text: str) -> Dict[str, str]:
     """What `cv2.getBuildInformation` says of GStreamer, FFMPEG and GUI: "YES (1.16.2)", "NO", "GTK2", "NONE", or ""."""
-    found = {}
-    for name in ("GStreamer", "FFMPEG", "GUI"):
-        match = re.search(rf"(?m)^ +{name}: +(\S.*?) *$", text)
-        found[name] = match.group(1) if match else ""
-    return found
+    found = dict(reversed(re.findall(r"(?m)^ +(GStreamer|FFMPEG|GUI): +(\S.*?) *$", text)))
+    return {name: found.get(name, "") for name in ("GStreamer", "FFMPEG", "GUI")}
 
 
 def _debian(system: System) -> Dict[str, str]:
@@ -199,20 +194,15 @@ def _power(system: System, jetson: bool) -> Power:
     governor = system.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
     if not jetson:
         return Power(governor=governor)
-    modes = {
-        int(number): name
-        for number, name in re.findall(r"(?m)^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", system.text(_NVPMODEL))
-    }
+    listed = re.findall(r"(?m)^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", system.text("/etc/nvpmodel.conf"))
+    modes = {int(number): name for number, name in listed}
     said = re.search(r"NV Power Mode: *(\S+)\s+(\d+)", system.run("nvpmodel", "-q"))
     status = re.search(r"pmode:(\d+)", system.text("/var/lib/nvpmodel/status"))  # where nvpmodel itself wants root
     mode_id = int(said.group(2)) if said else int(status.group(1)) if status else None
     mode = said.group(1) if said else modes.get(mode_id) if mode_id is not None else None
     best_id = max(modes, key=lambda number: _freedom(modes[number]), default=None)
-    best = modes[best_id] if best_id is not None else None
+    best = None if best_id is None else modes[best_id]
     return Power(mode, mode_id, best, best_id, governor, _pinned(system))
-
-
-_NVPMODEL = "/etc/nvpmodel.conf"
 
 
 def _freedom(mode: str) -> Tuple[int, int]:

@@ -74,26 +74,20 @@ def check_tensorrt(facts: Facts) -> List[Finding]:
     module, library = facts.modules["tensorrt"], facts.modules["nvinfer"]
     rtx = facts.modules["tensorrt_rtx"]
     findings = [_tensorrt_row(facts)]
-    if library.version or facts.debian:
-        packages = sorted({v for k, v in facts.debian.items() if re.fullmatch(r"libnvinfer\d+", k)})
-        found = ", ".join([*(f"{entry['name']}: {entry['version']}" for entry in library.extra.get("libraries", []))])
-        if packages and not found:
-            why = f"libnvinfer {packages[0]} is installed, but cannot be loaded"
-            if library.extra.get("broken"):
-                why += f" ({library.extra['broken'][0]})"
-            fix = (
-                "sudo ldconfig && sudo apt-get install -y --reinstall nvidia-jetpack"
-                if facts.jetson
-                else "sudo ldconfig"
-            )
-            findings.append(Finding("TensorRT library", packages[0], PROBLEM, why, fix))
-        elif found:
-            findings.append(Finding("TensorRT library", found))
+    packages = sorted({v for k, v in facts.debian.items() if re.fullmatch(r"libnvinfer\d+", k)})
+    found = ", ".join(f"{entry['name']}: {entry['version']}" for entry in library.extra.get("libraries", []))
+    if found:
+        findings.append(Finding("TensorRT library", found))
+    elif packages:
+        why = f"libnvinfer {packages[0]} is installed, but cannot be loaded"
+        if library.extra.get("broken"):
+            why += f" ({library.extra['broken'][0]})"
+        again = " && sudo apt-get install -y --reinstall nvidia-jetpack" if facts.jetson else ""
+        findings.append(Finding("TensorRT library", packages[0], PROBLEM, why, f"sudo ldconfig{again}"))
     if rtx.works:
         findings.append(Finding("TensorRT for RTX", str(rtx.version)))
     elif rtx.error:
-        names = "tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
-        fix = pip(facts, f"install --force-reinstall {names}")
+        fix = pip(facts, "install --force-reinstall tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings")
         findings.append(Finding("TensorRT for RTX", rtx.error, NOTE, "it cannot be imported", fix))
     if module.missing and rtx.works and not facts.jetson:
         findings[0] = Finding("TensorRT", "none", OK, "TensorRT for RTX is there")
@@ -112,9 +106,8 @@ def _tensorrt_row(facts: Facts) -> Finding:
     if mixed is not None:
         python, loaded = mixed
         why = f"its Python module is {python}, the library that is there {loaded}: they must be the same"
-        return Finding(
-            what, f"module {python}, library {loaded}", PROBLEM, why, _same_tensorrt(facts, own, python, loaded)
-        )
+        fix = _same_tensorrt(facts, own, python, loaded)
+        return Finding(what, f"module {python}, library {loaded}", PROBLEM, why, fix)
     if module.missing:
         return _no_tensorrt(facts)
     if not module.works:
@@ -204,33 +197,23 @@ def check_cuda(facts: Facts) -> List[Finding]:
 def check_cuda_python(facts: Facts) -> List[Finding]:
     """cuda-python, of the driver's CUDA or an older one; pycuda does as well, but without CUDA graphs."""
     module, pycuda = facts.modules["cuda"], facts.modules["pycuda"]
-    needed = facts.gpu is not None or facts.jetson
-    findings = []
+    needed, fix = facts.gpu is not None or facts.jetson, install_cuda_python(facts)
     have, driver = numbers(module.version), numbers(facts.driver_cuda)
+    error = module.extra.get("device_error") if facts.gpu is not None else ""
+    found = module.error or ("none" if module.missing else module.version or "there")
     if module.works and have and driver and have[0] > driver[0]:
-        why = f"it is for CUDA {have[0]}, the driver supports CUDA {facts.driver_cuda} at most"
-        findings.append(Finding("cuda-python", str(module.version), PROBLEM, why, install_cuda_python(facts)))
+        verdict, why = PROBLEM, f"it is for CUDA {have[0]}, the driver supports CUDA {facts.driver_cuda} at most"
     elif module.works:
-        error = module.extra.get("device_error")
-        trouble = needed and facts.gpu is not None and bool(error)
-        why = f"it finds no GPU ({error})" if trouble else ""
-        fix = install_cuda_python(facts) if trouble else ""
-        findings.append(Finding("cuda-python", module.version or "there", PROBLEM if trouble else OK, why, fix))
+        verdict, why = (PROBLEM, f"it finds no GPU ({error})") if error else (OK, "")
     elif module.error:
-        fix, why = install_cuda_python(facts), "it cannot be imported"
-        verdict = PROBLEM if needed and not pycuda.works else NOTE
-        findings.append(Finding("cuda-python", module.error, verdict, why, fix))
+        verdict, why = PROBLEM if needed and not pycuda.works else NOTE, "it cannot be imported"
     elif pycuda.works:
-        why = "pycuda does as well, but CUDA graphs need cuda-python"
-        findings.append(Finding("cuda-python", "none", NOTE, why, install_cuda_python(facts)))
-    elif needed:
-        why = "a plan cannot be run without cuda-python or pycuda"
-        findings.append(Finding("cuda-python", "none", PROBLEM, why, install_cuda_python(facts)))
+        verdict, why = NOTE, "pycuda does as well, but CUDA graphs need cuda-python"
     else:
-        findings.append(Finding("cuda-python", "none"))
+        verdict, why = (PROBLEM, "a plan cannot be run without cuda-python or pycuda") if needed else (OK, "")
+    findings = [Finding("cuda-python", found, verdict, why, fix if why else "")]
     if pycuda.works:
         findings.append(Finding("pycuda", f"{pycuda.version} (for CUDA {pycuda.extra.get('cuda', '?')})"))
     elif pycuda.error:
-        fix = "" if module.works else install_cuda_python(facts)
-        findings.append(Finding("pycuda", pycuda.error, NOTE, "it cannot be imported", fix))
+        findings.append(Finding("pycuda", pycuda.error, NOTE, "it cannot be imported", "" if module.works else fix))
     return findings
