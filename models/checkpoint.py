@@ -53,23 +53,20 @@ def gradual_network(spec: ModelSpec, predictor: bool = False, dropout_scale: flo
     return network
 
 
-def save_checkpoint(path: str | Path, network: SegNetwork, info: Optional[Mapping[str, Any]] = None) -> None:
-    """Writes {format, version, spec, gradual, state, info} atomically. `info` holds plain JSON-like values only."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_checkpoint(path, network, state, info)
-
-
-def write_checkpoint(
+def save_checkpoint(
     path: str | Path,
     network: SegNetwork,
-    state: Mapping[str, Tensor],
     info: Optional[Mapping[str, Any]] = None,
+    state: Optional[Mapping[str, Tensor]] = None,
     **more: Any,
 ) -> None:
-    """Writes a checkpoint of `network`'s spec with weights `state`, atomically; `more` are further top-level entries.
+    """Writes {format, version, spec, gradual, state, info} atomically. `info` holds plain JSON-like values only.
 
-    Raises GradsegError if it cannot be written, a full disk included.
+    state: weights in place of the network's own; `more` are further top-level entries. Raises GradsegError if it cannot
+    be written, a full disk included.
     """
+    if state is None:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import Dataset
-from gradseg.models.checkpoint import FORMAT, check_state, read_raw, save_checkpoint, write_checkpoint
+from gradseg.models.checkpoint import FORMAT, check_state, read_raw, save_checkpoint
 from gradseg.models.grouping import get_alpha, set_alpha
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import ModelSpec
@@ -263,4 +263,4 @@ class Trainer:
             "average": dict(named_tensors(average.state)),
             "updates": average.updates,
         }
-        write_checkpoint(self.last_path, self.network, resume["average"], info, resume=resume)
+        save_checkpoint(self.last_path, self.network, info, resume["average"], resume=resume)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Protocol, Tuple, Union, runtime_checkable
 
@@ -132,10 +131,7 @@ def read_sidecar(path: Path) -> Dict[str, Any]:
     sidecar = path.with_name(path.name + ".json")
     if not sidecar.is_file():
         return {}
-    try:
-        found = json.loads(sidecar.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise GradsegError(f"{sidecar}: not readable JSON ({error})") from error
+    found = read_json(sidecar, 'a JSON object with a "spec"')
     if not isinstance(found, dict):
         raise GradsegError(f'{sidecar}: expected a JSON object with a "spec"')
     return found

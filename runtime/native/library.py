@@ -28,12 +28,10 @@ BUILD = (
     else f"the wheels {WHEELS} have it"
 ) + " (or give the .onnx to ONNX Runtime)"
 
-TENSOR_FIELDS = ("height", "width", "channels", "halo", "dtype", "zero")
 OP_INTEGERS = (
     *("kind", "input", "output", "residual", "cin", "cout", "groups", "out_offset"),
     *("kh", "kw", "sy", "sx", "dy", "dx", "pt", "pl", "oy", "py", "ox", "px", "out_h", "out_w"),
 )
-OP_ARRAYS = ("weight", "scale", "bias")
 PEAK_KINDS = ("fp32", "int8")
 PEAK_ROUNDS, PEAK_TURNS = 1_000_000, 8  # some milliseconds each
 
@@ -41,7 +39,7 @@ PEAK_ROUNDS, PEAK_TURNS = 1_000_000, 8  # some milliseconds each
 class TensorStruct(ctypes.Structure):
     """`gs_tensor`."""
 
-    _fields_ = [(name, ctypes.c_int32) for name in TENSOR_FIELDS]
+    _fields_ = [(name, ctypes.c_int32) for name in ("height", "width", "channels", "halo", "dtype", "zero")]
 
 
 class OpStruct(ctypes.Structure):
@@ -50,7 +48,7 @@ class OpStruct(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_int32) for name in OP_INTEGERS],
         ("residual_scale", ctypes.c_float),
-        *[(name, ctypes.c_void_p) for name in OP_ARRAYS],
+        *[(name, ctypes.c_void_p) for name in ("weight", "scale", "bias")],
     ]
 
 
@@ -128,18 +126,8 @@ class Library:
 
     def create(self, program: NativeProgram, threads: int, isa: Optional[str] = None) -> NativePlan:
         """A program ready to run; GradsegError with the library's reason if it cannot."""
-        tensors = (TensorStruct * len(program.tensors))()
-        for index, tensor in enumerate(program.tensors):
-            for name in TENSOR_FIELDS:
-                setattr(tensors[index], name, getattr(tensor, name))
-        structs = (OpStruct * len(program.ops))()
-        for index, op in enumerate(program.ops):
-            for name in OP_INTEGERS:
-                setattr(structs[index], name, getattr(op, name))
-            structs[index].residual_scale = op.residual_scale
-            for name in OP_ARRAYS:
-                array = getattr(op, name)
-                setattr(structs[index], name, None if array is None else array.ctypes.data)
+        tensors = (TensorStruct * len(program.tensors))(*[_struct(TensorStruct, each) for each in program.tensors])
+        structs = (OpStruct * len(program.ops))(*[_struct(OpStruct, each) for each in program.ops])
         error = ctypes.create_string_buffer(256)
         wanted = isa.encode() if isa else None
         handle = self._c.gs_create(tensors, len(tensors), structs, len(structs), threads, wanted, error, len(error))
@@ -147,6 +135,12 @@ class Library:
             reason = error.value.decode("utf-8", "replace")
             raise GradsegError(f"the native engine cannot run this program: {reason or 'no reason given'}", 3)
         return NativePlan(self._c, handle, program)
+
+
+def _struct(kind: Any, of: Any) -> Any:
+    """A structure with the fields of a tensor or operator; of arrays their addresses, which stay the caller's."""
+    values = [getattr(of, name) for name, _ in kind._fields_]
+    return kind(*[value.ctypes.data if isinstance(value, np.ndarray) else value for value in values])
 
 
 def native_peak(kind: str, threads: int) -> Optional[float]:
