@@ -13,14 +13,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.plan import COMPUTE
+from gradseg.calibration.ranges.collect import statistics_from_frames
 from gradseg.graphs.graph import Graph, attribute, shapes_of
 from gradseg.graphs.passes.to_half import LARGEST, SATURATING, SMALLEST, float_tensors
-from gradseg.graphs.sessions import OnnxRunner, exposed
-from gradseg.runtime.preprocess import Preprocessor
 
 SAFETY = 2.0
 UNIT = 2.0**-11  # float16's relative rounding error
@@ -43,52 +40,14 @@ def magnitudes(
 ) -> Dict[str, float]:
     """Float tensor → its largest magnitude over frames, uint8 BGR (H, W, 3) of any size, consumed one at a time.
 
-    The maxima are taken inside the graph, directly behind each tensor: memory does not grow with the network's depth.
-    GradsegError for NaN or infinity, naming the tensor, and if there are no frames.
+    Memory does not grow with the network's depth. Raises what `statistics_from_frames` does.
     """
-    height, width = shapes_of(model)[model.graph.input[0].name][1:3]
-    weights = {name for node in model.graph.node for name in node.output if _is_weight(model, node)}
-    prepare, tensors = Preprocessor((height, width)), [name for name in float_tensors(model) if name not in weights]
-    probe, outputs = _probe(model, tensors)
-    runner = OnnxRunner(exposed(probe, outputs), "FP16 ranges", threads, optimise=False)
-    largest = dict.fromkeys(tensors, 0.0)
-    count = 0
-    for frame in frames:
-        found = runner.run(prepare(frame), outputs)
-        count += 1
-        for index, name in enumerate(tensors):
-            low, high = found[2 * index : 2 * index + 2]
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise GradsegError(f"tensor {name} on frame {count}: NaN or infinity in FP32; the weights are damaged")
-            largest[name] = max(largest[name], -float(low), float(high))
-    if count == 0:
-        raise GradsegError("no frames to find the layers that overflow in FP16 with")
-    return largest
-
-
-def _is_weight(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether a node dequantises constants."""
-    if node.op_type != "DequantizeLinear":
-        return False
-    return any(tensor.name == node.input[0] for tensor in model.graph.initializer)
-
-
-def _probe(model: onnx.ModelProto, tensors: List[str]) -> Tuple[onnx.ModelProto, List[str]]:
-    """The model with minimum and maximum of every tensor, and the names of those outputs, in pairs."""
-    copy, nodes, outputs = onnx.ModelProto(), [], []
-    copy.CopyFrom(model)
-    wanted = set(tensors)
-    for node in model.graph.node:
-        nodes.append(node)
-        for name in node.output:
-            if name not in wanted:
-                continue
-            for operator in ("ReduceMin", "ReduceMax"):
-                outputs.append(f"range/{name}/{operator}")
-                nodes.append(helper.make_node(operator, [name], [outputs[-1]], keepdims=0))
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    return copy, outputs
+    constant = {tensor.name for tensor in model.graph.initializer}
+    unpacked = (node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constant)
+    weights = {name for node in unpacked for name in node.output}
+    tensors = [name for name in float_tensors(model) if name not in weights]
+    seen = statistics_from_frames(model, tensors, frames, threads=threads).observers
+    return {name: max(-seen[name].low, seen[name].high) for name in tensors}
 
 
 def kept_in_float(model: onnx.ModelProto, largest: Mapping[str, float], typed: bool = True) -> List[Kept]:

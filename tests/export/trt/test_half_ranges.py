@@ -65,11 +65,11 @@ def test_magnitudes_are_the_largest_of_all_frames() -> None:
     dark = magnitudes(model, [shown()[0] // 2], 1)
     assert dark["pixels"] == shown()[0].max() // 2
     assert magnitudes(model, [shown()[0] // 2, *shown(), shown()[0] // 2], 1) == found
-    with pytest.raises(GradsegError, match="no frames to find the layers that overflow"):
+    with pytest.raises(GradsegError, match="no frames to calibrate with"):
         magnitudes(model, [], 1)
     damaged = overflowing()
     damaged.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((6, 3, 1, 1), np.inf, np.float32), "w1"))
-    with pytest.raises(GradsegError, match=r"tensor \w+ on frame 1: NaN or infinity in FP32"):
+    with pytest.raises(GradsegError, match=r"NaN or infinity in tensor \w+ on frame 1: .* damaged"):
         magnitudes(damaged, shown(), 1)
 
 
