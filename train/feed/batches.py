@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +16,7 @@ from gradseg.runtime.preprocess import normalised_chw
 from gradseg.train.feed.augment import Augment, random_crop
 
 CACHE_BYTES = 4 << 30  # frames beyond this are read again each epoch
+AHEAD = 3
 
 
 class Cached(Dataset):
@@ -56,8 +57,8 @@ def epoch_order(count: int, seed: int, epoch: int, rank: int, world: int, batch:
 class Feeder:
     """Iterates an epoch's batches as (float32 (N, 3, h, w) normalised channels-last, int64 labels (N, h, w)).
 
-    One producer thread stays at most three batches ahead. Augmentation is drawn from (seed, epoch, sample, place in the
-    batch), so a resumed run sees what an uninterrupted one would have seen.
+    One producer thread stays at most `AHEAD` batches ahead. Augmentation is drawn from (seed, epoch, sample, place in
+    the batch), so a resumed run sees what an uninterrupted one would have seen.
     """
 
     def __init__(
@@ -67,37 +68,16 @@ class Feeder:
         self.seed, self.epoch = seed, epoch
 
     def batches(self, order: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        ready: queue.Queue[Any] = queue.Queue(maxsize=3)
-        stop = threading.Event()
-
-        def put(item: Any) -> None:
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    return
-                except queue.Full:
-                    continue
-
-        def produce() -> None:
-            try:
-                for indices in order:
-                    if stop.is_set():
-                        return
-                    put(self._batch(indices))
-                put(None)
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-                put(error)
-
-        thread = threading.Thread(target=produce, daemon=True)
-        thread.start()
+        producer, ready = ThreadPoolExecutor(1), deque[Future[tuple[Tensor, Tensor]]]()
         try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for indices in order:
+                ready.append(producer.submit(self._batch, indices))
+                if len(ready) > AHEAD:
+                    yield ready.popleft().result()
+            while ready:
+                yield ready.popleft().result()
         finally:
-            stop.set()
-            thread.join()
+            producer.shutdown(cancel_futures=True)
 
     def _batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         height, width = self.crop_hw
