@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.train.feed.augment import PRESETS
@@ -15,8 +15,30 @@ from gradseg.train.schedules import ALPHA_SCHEDULES, Phase, plan_phases
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 
+class Settings:
+    """What the frozen dataclasses of a run's settings share."""
+
+    @staticmethod
+    def check(
+        words: Iterable[tuple[str, Optional[str], Iterable[Optional[str]]]],
+        numbers: Iterable[tuple[str, Optional[float], bool, str]],
+    ) -> None:
+        """GradsegError for the first (option, word, those known) and (option, number, whether it fits, need) amiss."""
+        for name, text, known in words:
+            if text not in known:
+                raise GradsegError(f"--{name} {text!r}: one of {', '.join(each for each in known if each)}")
+        for name, number, fits, need in numbers:
+            if not fits:
+                raise GradsegError(f"--{name} {number}: must be {need}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        raw = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in raw.items()}
+
+
 @dataclass(frozen=True)
-class FitSettings:
+class FitSettings(Settings):
     """Settings of one run; sizes are (height, width) in pixels, rates are per optimiser step.
 
     size: what the network sees (None: the first frame's size, rounded down to what fits). crop: training crop (None:
@@ -53,15 +75,13 @@ class FitSettings:
     val_every: int = 1
 
     def __post_init__(self) -> None:
-        for name, text, known in (
-            ("augment", self.augment, tuple(PRESETS)),
+        words = (
+            ("augment", self.augment, PRESETS),
             ("class-weights", self.class_weights, WEIGHTINGS),
             ("alpha-schedule", self.alpha_schedule, ALPHA_SCHEDULES),
             ("precision", self.precision, PRECISIONS),
-        ):
-            if text not in known:
-                raise GradsegError(f"--{name} {text!r}: one of {', '.join(known)}")
-        for name, number, ok, need in (
+        )
+        numbers = (
             ("batch", self.batch, self.batch >= 1, "at least 1"),
             ("seed", self.seed, self.seed >= 0, "0 or more"),
             ("encoder-epochs", self.encoder_epochs, (self.encoder_epochs or 0) >= 0, "0 or more"),
@@ -73,9 +93,8 @@ class FitSettings:
             ("dropout", self.dropout, 0 <= self.dropout <= 3, "0 to 3"),
             ("ema", self.ema, 0 <= self.ema < 1, "0 or more and below 1"),
             ("alpha-until", self.alpha_until, 0 < self.alpha_until <= 1, "above 0, at most 1"),
-        ):
-            if not ok:
-                raise GradsegError(f"--{name} {number}: must be {need}")
+        )
+        self.check(words, numbers)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -84,11 +103,6 @@ class FitSettings:
 
     def phases(self) -> list[Phase]:
         return plan_phases(self.epochs, self.encoder_epochs, self.decoder_epochs, self.direct)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        raw = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in raw.items()}
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """'name: stored → now' for every setting that differs from a stored run's."""

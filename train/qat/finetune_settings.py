@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.options import METHODS
 from gradseg.calibration.qdq.targets import TARGETS
 from gradseg.train.feed.augment import PRESETS
 from gradseg.train.qat.sparsity import Sparsity
+from gradseg.train.settings import Settings
 
 SCALES = ("learned", "fixed")
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(Settings):
     """Settings of one run; sizes are (height, width) in pixels.
 
     arch: of a bare state dict. size: what the network sees (None: the checkpoint's).
@@ -58,15 +58,13 @@ class FinetuneSettings:
             raise GradsegError(
                 f"nothing to fine-tune for: give --target {'|'.join(TARGETS)} for INT8, --sparsity 0.6 or 2:4, or both"
             )
-        for name, text, known in (
+        words = (
             ("target", self.target, (None, *TARGETS)),
             ("scales", self.scales, SCALES),
-            ("augment", self.augment, tuple(PRESETS)),
+            ("augment", self.augment, PRESETS),
             ("method", self.method, METHODS),
-        ):
-            if text not in known:
-                raise GradsegError(f"--{name} {text!r}: one of {', '.join(str(k) for k in known if k)}")
-        for name, number, ok, need in (
+        )
+        numbers = (
             ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("batch", self.batch, self.batch >= 1, "at least 1"),
             ("calib-frames", self.calib_frames, self.calib_frames >= 1, "at least 1"),
@@ -76,15 +74,9 @@ class FinetuneSettings:
             ("distill", self.distill, 0 <= self.distill < math.inf, "a finite number, 0 or more"),
             ("ema", self.ema, 0 <= self.ema < 1, "0 or more and below 1"),
             ("prune-until", self.prune_until, 0 < self.prune_until < 1, "above 0 and below 1"),
-        ):
-            if not ok:
-                raise GradsegError(f"--{name} {number}: must be {need}")
+        )
+        self.check(words, numbers)
         self.wanted_sparsity()
 
     def wanted_sparsity(self) -> Optional[Sparsity]:
         return None if self.sparsity is None else Sparsity.parse(self.sparsity)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        raw = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in raw.items()}
