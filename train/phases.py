@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+import contextlib
+from typing import Iterator, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.state = copied(network.state_dict())
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -104,22 +105,17 @@ class Average:
                 mine.copy_(tensor)
 
 
-class Swapped:
-    """Context in which `network` holds the average's weights; its own come back at the end."""
-
-    def __init__(self, network: nn.Module, average: Average) -> None:
-        self.network, self.average = network, average
-
-    def __enter__(self) -> nn.Module:
-        self.own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average.state)
-        return self.network
-
-    def __exit__(self, *_: object) -> None:
-        self.network.load_state_dict(self.own)
+@contextlib.contextmanager
+def swapped(network: nn.Module, average: Average) -> Iterator[None]:
+    """Within, `network` holds the average's weights; its own come back at the end."""
+    own = copied(network.state_dict())
+    network.load_state_dict(average.state)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
 
 
-def named_tensors(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Detached CPU copies of a state dict, for saving."""
-    for name, tensor in state.items():
-        yield name, tensor.detach().cpu().clone()
+def copied(state: Mapping[str, Tensor], device: Optional[str] = None) -> dict[str, Tensor]:
+    """Detached copies of a state dict's tensors, on `device` if one is named."""
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}

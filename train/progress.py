@@ -11,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 T = TypeVar("T")
+FACTS = {
+    "phase": "{:<7}",
+    "alpha": "alpha {:.3f}",
+    "lr": "lr {:.2e}",
+    "loss": "loss {:.4f}",
+    "zeros": "zeros {:.3f}",
+}
 
 
 class Progress:
@@ -54,17 +61,15 @@ class Progress:
         return self._tracked(indices, len(indices), "validation, frames")
 
     def epoch_done(self, row: Mapping[str, Any], best: float) -> None:
-        """Prints the epoch's line: phase, α, loss, mIoU and the time left."""
+        """Prints the epoch's line: what the row has of `FACTS`, mIoU and the time left."""
         self.done += 1
         self.bars.advance(self.run)
         self.seconds += row["seconds"]
         if not self.shown:
             return
         left = self.seconds / (self.done - self.started_at) * (self.epochs - self.done)
+        facts = " ".join(text.format(row[name]) for name, text in FACTS.items() if name in row)
         score = f"mIoU {row['miou']:.4f}" if math.isfinite(row["miou"]) else "mIoU -     "
         best_text = f"best {best:.4f}" if math.isfinite(best) else "best -"
-        line = (
-            f"epoch {row['epoch'] + 1}/{self.epochs} {row['phase']:<7} alpha {row['alpha']:.3f} lr {row['lr']:.2e} "
-            f"loss {row['loss']:.4f} {score} {best_text} {row['seconds']:.1f} s, {left / 60:.1f} min left"
-        )
-        print(line, flush=True)
+        times = f"{row['seconds']:.1f} s, {left / 60:.1f} min left"
+        print(f"epoch {self.done}/{self.epochs} {facts} {score} {best_text} {times}", flush=True)

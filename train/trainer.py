@@ -27,12 +27,12 @@ from gradseg.train.initial import initialise
 from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
 from gradseg.train.phases import (
     Average,
-    Swapped,
+    copied,
     first_network,
     leave_encoder_phase,
-    named_tensors,
     parameter_groups,
     phase_module,
+    swapped,
 )
 from gradseg.train.progress import Progress
 from gradseg.train.records import Records
@@ -44,29 +44,20 @@ MAX_GRADIENT_NORM = 5.0
 
 @dataclass(frozen=True)
 class FitResult:
-    """best, last: checkpoint paths. miou, per_class: of the best checkpoint on the validation frames, as fractions; NaN
-    for a class that does not occur."""
+    """miou, per_class: of the best checkpoint on the validation frames, as fractions; NaN for a class that does not
+    occur."""
 
     best: Path
-    last: Path
     miou: float
     per_class: dict[str, float]
-    epochs: int
 
 
 def make_fabric(precision: str) -> Fabric:
     """One process, or as many as `torchrun` started (its environment says so), on GPUs if there are any."""
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if world == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    return Fabric(
-        accelerator=accelerator,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp",
-        precision=precision,  # type: ignore[arg-type]
-    )
+    several: dict[str, Any] = {} if world == 1 else {"num_nodes": world // local, "strategy": "ddp"}
+    return Fabric(accelerator=accelerator, devices=local, precision=precision, **several)  # type: ignore[arg-type]
 
 
 class Trainer:
@@ -76,6 +67,7 @@ class Trainer:
         self, settings: FitSettings, spec: ModelSpec, data: Dataset, val: Dataset, out: Path, fabric: Fabric
     ) -> None:
         self.settings, self.spec, self.data, self.val, self.out, self.fabric = settings, spec, data, val, out, fabric
+        self.best_path, self.last_path = out / "best.pth", out / "last.pth"
         self.phases = settings.phases()
         torch.manual_seed(settings.seed)
         has_encoder_phase = self.phases[0].name == "encoder"
@@ -89,14 +81,6 @@ class Trainer:
         self.weights = self.weights.to(fabric.device)
         self.best, self.epoch, self.rows = float("-inf"), 0, list[dict[str, Any]]()
         self.loaded: Optional[dict[str, Any]] = None
-
-    @property
-    def best_path(self) -> Path:
-        return self.out / "best.pth"
-
-    @property
-    def last_path(self) -> Path:
-        return self.out / "last.pth"
 
     def _to_device(self) -> None:
         self.network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,7 +122,7 @@ class Trainer:
         self.fabric.barrier()
         best = next((row for row in self.rows if row["phase"] != "encoder" and row["miou"] == self.best), {})
         per_class = {name: best.get(f"iou/{name}", math.nan) for name in self.spec.classes}
-        return FitResult(self.best_path, self.last_path, self.best, per_class, self.settings.epochs)
+        return FitResult(self.best_path, self.best, per_class)
 
     def _run_phase(self, phase: Phase, records: Optional[Records], progress: Progress) -> None:
         unfinished = self.network.encoder.output_conv is not None or get_alpha(self.network) is not None
@@ -228,8 +212,8 @@ class Trainer:
         if not due:
             return {"miou": math.nan, "pixel_accuracy": math.nan}
         fabric = self.fabric
-        with Swapped(self.network, average) as network:
-            network.eval()
+        with swapped(self.network, average):
+            self.network.eval()
             logits_of = self.network.encoder.predict if phase.name == "encoder" else self.network
             mine = range(fabric.global_rank, len(self.val), fabric.world_size)
             confusion = evaluate(logits_of, self.spec, self.val, fabric.device, progress.validation(mine))
@@ -249,7 +233,7 @@ class Trainer:
         info = {"metrics": row, "settings": self.settings.to_dict(), "epochs_done": self.epoch}
         if phase.name != "encoder" and row["miou"] > self.best:
             self.best = row["miou"]
-            with Swapped(self.network, average):
+            with swapped(self.network, average):
                 save_checkpoint(self.best_path, self.network, info)
         resume: dict[str, Any] = {
             "settings": self.settings.to_dict(),
@@ -257,10 +241,10 @@ class Trainer:
             "phase": phase.name,
             "best": self.best,
             "rows": self.rows,
-            "network": dict(named_tensors(self.network.state_dict())),
+            "network": copied(self.network.state_dict(), "cpu"),
             "optimizer": optimizer.state_dict(),
             "precision": dict(self.fabric.strategy.precision.state_dict()),
-            "average": dict(named_tensors(average.state)),
+            "average": copied(average.state, "cpu"),
             "updates": average.updates,
         }
         save_checkpoint(self.last_path, self.network, info, resume["average"], resume=resume)

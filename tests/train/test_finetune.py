@@ -36,7 +36,7 @@ from gradseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import spec_for
 from gradseg.train.finetune import main
-from gradseg.train.qat.exported import score_of_export
+from gradseg.train.qat.exported import export_runner
 from gradseg.train.qat.fake_quant import ActivationQuantiser, Step, WeightQuantiser, fake_quantise, round_through
 from gradseg.train.qat.finetune_settings import FinetuneSettings
 from gradseg.train.qat.onnx_module import OnnxModule
@@ -425,12 +425,12 @@ def test_agreement_tells_another_network() -> None:
     data = Frames(open_data(SCENES), checkpoint().spec)
     module = OnnxModule(exported())
     labels = data.labels(lambda batch: labels_of(module, batch))
-    assert score_of_export(checkpoint(), data, labels).agreement == 1.0
+    assert data.score(export_runner(checkpoint()).first, labels).agreement == 1.0
     other = copied(checkpoint())
     with torch.no_grad():
         assert other.network.decoder.output_conv.bias is not None
         other.network.decoder.output_conv.bias[0] += 2
-    changed = score_of_export(other, data, labels).agreement
+    changed = data.score(export_runner(other).first, labels).agreement
     assert changed is not None and changed < 1.0
 
 

@@ -1,12 +1,9 @@
-"""A checkpoint's export in ONNX Runtime, as the export scripts write it, and how its labels score. Needs onnx."""
+"""A checkpoint's export in ONNX Runtime, as the export scripts write it. Needs onnx."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Optional
 
-import numpy as np
-
-from gradseg.calibration.cost.accuracy import Frames, Score
 from gradseg.calibration.qdq.int8_from_arguments import int8_from_stored
 from gradseg.graphs.onnx_export import onnx_from_checkpoint
 from gradseg.graphs.sessions import OnnxRunner
@@ -23,16 +20,3 @@ def export_runner(ckpt: Checkpoint, threads: Optional[int] = None) -> OnnxRunner
         stored = ckpt.info["quantisation"]
         model, integers = int8_from_stored(model, stored), stored["target"] == "cpu"
     return OnnxRunner(model.SerializeToString(), "the export", threads, integers=integers)
-
-
-def score_of_export(
-    ckpt: Checkpoint,
-    frames: Frames,
-    reference: Optional[list[np.ndarray[Any, Any]]] = None,
-    threads: Optional[int] = None,
-) -> Score:
-    """How the labels of `export_runner` score on `frames`.
-
-    reference: labels (h, w) of every frame to compare with, at the network's size.
-    """
-    return frames.score(export_runner(ckpt, threads).first, reference)

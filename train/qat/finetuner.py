@@ -29,10 +29,10 @@ from gradseg.train.feed.batches import PixelFeeder, epoch_order
 from gradseg.train.losses import class_shares, class_weights, cross_entropy, soft_jaccard
 from gradseg.train.phases import Average
 from gradseg.train.progress import Progress
-from gradseg.train.qat.exported import export_runner, score_of_export
+from gradseg.train.qat.exported import export_runner
 from gradseg.train.qat.finetune_settings import FinetuneSettings
 from gradseg.train.qat.onnx_module import OnnxModule
-from gradseg.train.qat.sparsity import Sparsity, kept_zeros, measured_sparsity, prunable
+from gradseg.train.qat.sparsity import Sparsity, measured_sparsity, prunable
 from gradseg.train.qat.unfold import POOLED, module_of, network_from_folded
 from gradseg.train.records import write_rows
 from gradseg.train.schedules import learning_rate
@@ -44,13 +44,12 @@ CLASS_WEIGHTS, CLASS_POWER, JACCARD = "enet", 0.7, 0.5  # as `fit` has them
 @dataclass(frozen=True)
 class FinetuneResult:
     """mIoU on the validation frames. before: of the float checkpoint. start: quantised or pruned, not yet trained (NaN
-    while zeros are still to come). after: of best.pth as training saw it. export: of its export in ONNX Runtime, with
-    the share of labels that are those that training saw (`agreement`, all pixels counted)."""
+    while zeros are still to come). export: of best.pth's export in ONNX Runtime, with the share of labels that are
+    those that training saw (`agreement`, all pixels counted)."""
 
     best: Path
     before: float
     start: float
-    after: float
     export: Score
     sparsity: Optional[dict[str, Any]]
 
@@ -105,9 +104,7 @@ class Finetuner:
     def _start_masks(self) -> None:
         """Masks by node, shared by both modules: pruning, zeros of a pruned checkpoint, and those by structure."""
         self.module.masks = self.full.masks
-        for node in self.module.convolutions():
-            if POOLED.match(node):  # a BatchNorm as a matrix: its off-diagonal stays zero
-                self.full.masks[node] = (self.module.weight_of(node) != 0).float()
+        held = list(filter(POOLED.match, self.module.convolutions()))  # of a BatchNorm as a matrix
         before = self.ckpt.info.get("sparsity")
         self.asked = self.sparsity
         if self.sparsity is None and before is not None:  # pruned before: its zeros stay
@@ -115,8 +112,8 @@ class Finetuner:
         chosen = prunable(self.ckpt.network, self.asked is not None and self.asked.pattern)
         self.pruned = [node for node in self.module.convolutions() if module_of(node) in chosen]
         if self.sparsity is None and self.asked is not None:
-            weights = {node: self.module.weight_of(node) for node in self.pruned}
-            self.full.masks.update(kept_zeros(weights))
+            held += self.pruned
+        self.full.masks.update({node: (self.module.weight_of(node) != 0).float() for node in held})
         self.pruned_at = -1.0  # share of the run at which masks were last set
         self._prune(0.0)
 
@@ -139,7 +136,7 @@ class Finetuner:
         """Trains to the end. best.pth and last.pth are complete whenever they are there."""
         started = time.perf_counter_ns()
         start = math.nan
-        with _Lines(self.settings.epochs, 0, True) as progress:
+        with Progress(self.settings.epochs, 0, True) as progress:
             if self.pruning_done(0.0):
                 start = self._finish_row({"epoch": 0, "lr": 0.0, "loss": math.nan}, True, started)["miou"]
                 print(f"float mIoU {self.before.miou:.4f}, before fine-tuning {start:.4f}", flush=True)
@@ -221,16 +218,10 @@ class Finetuner:
         return row
 
     def _info(self, network: Any, row: dict[str, Any]) -> dict[str, Any]:
-        settings = self.settings
-        base = self.base
-        info: dict[str, Any] = {
-            "metrics": row,
-            "settings": settings.to_dict(),
-            "float_miou": self.before.miou,
-            "base": base,
-        }
-        if settings.target is not None:
-            info["quantisation"] = {**self.quantisation(), "base": base}
+        common = {"metrics": row, "settings": self.settings.to_dict(), "float_miou": self.before.miou}
+        info: dict[str, Any] = {**common, "base": self.base}
+        if self.settings.target is not None:
+            info["quantisation"] = {**self.quantisation(), "base": self.base}
         if self.asked is not None:
             info["sparsity"] = measured_sparsity(network, self.asked)
         return info
@@ -256,22 +247,5 @@ class Finetuner:
     def _result(self, start: float) -> FinetuneResult:
         best = self.out / "best.pth"
         stored = load_checkpoint(best)
-        export = score_of_export(stored, self.frames, self.best_labels, self.threads)
-        return FinetuneResult(best, self.before.miou, start, self.best, export, stored.info.get("sparsity"))
-
-
-class _Lines(Progress):
-    """The training's progress bars; an epoch's line without what only gradual grouping has."""
-
-    def epoch_done(self, row: Any, best: float) -> None:
-        self.done += 1
-        self.bars.advance(self.run)
-        self.seconds += row["seconds"]
-        left = self.seconds / self.done * (self.epochs - self.done)
-        score = f"mIoU {row['miou']:.4f}" if math.isfinite(row["miou"]) else "mIoU -     "
-        best_text = f"best {best:.4f}" if math.isfinite(best) else "best -"
-        print(
-            f"epoch {row['epoch']}/{self.epochs} lr {row['lr']:.2e} loss {row['loss']:.4f} zeros {row['zeros']:.3f} "
-            f"{score} {best_text} {row['seconds']:.1f} s, {left / 60:.1f} min left",
-            flush=True,
-        )
+        export = self.frames.score(export_runner(stored, self.threads).first, self.best_labels)
+        return FinetuneResult(best, self.before.miou, start, export, stored.info.get("sparsity"))

@@ -30,10 +30,10 @@ IDENTICAL = ("Reshape", "Transpose", "MaxPool")  # a quantised tensor stays on i
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution of the deployment form. weight: float32 as ONNX has it; bias: float32 (outputs,), or None."""
+    """A convolution of the deployment form. weight: float32 as ONNX has it; bias: float32 (outputs,)."""
 
     weight: Array
-    bias: Optional[Array]
+    bias: Array
 
 
 @dataclass(frozen=True)

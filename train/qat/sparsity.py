@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,3 @@ def measured_sparsity(network: SegNetwork, asked: Optional[Sparsity] = None) -> 
         "layers": {name: zeros[name] / sizes[name] for name in chosen},
         "dense": [] if asked is None else left_dense(network, asked),
     }
-
-
-def kept_zeros(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer → mask of the weights that are not zero, of a checkpoint that was pruned before."""
-    return {name: (weight.detach() != 0).float() for name, weight in weights.items()}

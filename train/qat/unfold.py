@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gradseg.base.errors import GradsegError
-from gradseg.models.networks.erfnet import ConvModule, Downsampler, NonBottleneck1d, SegNetwork
+from gradseg.models.networks.erfnet import ConvModule, Downsampler, SegNetwork
 from gradseg.models.spec import ModelSpec
 from gradseg.train.qat.onnx_module import Folded
 
@@ -61,10 +61,8 @@ def module_of(node: str) -> Optional[str]:
 def _neutralise(network: SegNetwork) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-            module.running_mean.zero_()
+            assert module.running_var is not None
+            module.reset_parameters()
             module.running_var.fill_(1.0 - module.eps)
 
 
@@ -73,7 +71,6 @@ def _set_conv(network: SegNetwork, path: str, conv: Folded) -> None:
     assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
     weight = _unfolded_first(conv.weight, network.spec) if path == f"{FIRST}.conv" else conv.weight
     _copy(module.weight, weight, path)
-    assert conv.bias is not None
     parent_path, _, leaf = path.rpartition(".")
     parent = network.get_submodule(parent_path)
     norm = _norm_after(parent, leaf)
@@ -91,17 +88,14 @@ def _set_conv(network: SegNetwork, path: str, conv: Folded) -> None:
 
 def _norm_after(parent: nn.Module, leaf: str) -> Optional[nn.BatchNorm2d]:
     """The BatchNorm that follows a block's convolution, if any."""
-    if isinstance(parent, NonBottleneck1d):
-        name = {"conv1x3_1": "bn1", "conv1x3_2": "bn2"}.get(leaf)
-    else:  # a Conv-module, or a block with one convolution
-        name = {"pw1": "bn1", "pw2": "bn2", "conv": "bn"}.get(leaf)
-    return getattr(parent, name) if name is not None else None
+    names = {"conv1x3_1": "bn1", "conv1x3_2": "bn2", "pw1": "bn1", "pw2": "bn2", "conv": "bn"}
+    return getattr(parent, names[leaf]) if leaf in names else None
 
 
 def _set_pooled(network: SegNetwork, path: str, conv: Folded) -> None:
     """The BatchNorm over the pooled branch of a pool-concat downsampler, which the export turns into a convolution."""
     module = network.get_submodule(path)
-    assert isinstance(module, Downsampler) and conv.bias is not None
+    assert isinstance(module, Downsampler)
     start = module.conv.out_channels
     weight = conv.weight
     if path == FIRST:  # normalisation and colour order are in it, as a dense 3x3 matrix
@@ -116,7 +110,7 @@ def _set_head(network: SegNetwork, conv: Folded) -> None:
     classes = network.spec.num_classes
     weight = conv.weight.reshape(2, 2, classes, -1).transpose(3, 2, 0, 1)
     _copy(head.weight, np.ascontiguousarray(weight), HEAD)
-    assert head.bias is not None and conv.bias is not None
+    assert head.bias is not None
     _copy(head.bias, conv.bias[:classes], HEAD)
 
 
