@@ -6,11 +6,12 @@ import hashlib
 import os
 import platform
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import gradseg
-from gradseg.base.conditions import usable_cores
+from gradseg.base.conditions import conditions, usable_cores
 
 PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "openvino", "torch")
 CODE = ("models", "data", "runtime", "calibration", "export")  # what decides what is built and how it is timed
@@ -28,7 +29,7 @@ class Placement:
 
     @property
     def words(self) -> str:
-        where = f" on cores {_ranges(self.cpus)}" if self.cpus else ""
+        where = f" on cores {','.join(map(str, self.cpus))}" if self.cpus else ""
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}{where}"
 
 
@@ -50,14 +51,10 @@ def placements(threads: Optional[int], root: Path = Path("/sys/devices/system/cp
 
 def _one_of_each(cores: Sequence[int], root: Path) -> List[int]:
     """The first of the cores that are siblings."""
-    seen: Set[str] = set()
-    first = []
+    first: Dict[str, int] = {}
     for core in cores:
-        siblings = _text(root / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core)
-        if siblings not in seen:
-            seen.add(siblings)
-            first.append(core)
-    return first
+        first.setdefault(_text(root / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core), core)
+    return list(first.values())
 
 
 def _fast(cores: Sequence[int], root: Path) -> List[int]:
@@ -86,8 +83,6 @@ def governor() -> Optional[str]:
 
 def versions() -> Dict[str, str]:
     """Of the libraries that decide on a latency, installed or not loaded yet."""
-    from importlib import metadata
-
     found = {"python": platform.python_version(), "gradseg": gradseg.__version__}
     for name in PACKAGES:
         try:
@@ -155,13 +150,8 @@ def noise_warnings(load: Optional[float], others: Optional[float], unsteady: Seq
 
 def facts() -> Dict[str, Any]:
     """For the key of a result: another of these is another machine."""
-    return {"machine": platform.machine(), "cpu": _cpu(), "cores": usable_cores(), "versions": versions()}
-
-
-def _cpu() -> str:
-    from gradseg.base.conditions import conditions
-
-    return str(conditions()["device"]["cpu"])
+    cpu = conditions()["device"]["cpu"]
+    return {"machine": platform.machine(), "cpu": cpu, "cores": usable_cores(), "versions": versions()}
 
 
 def _busy() -> Optional[Tuple[float, float]]:
@@ -178,11 +168,6 @@ def _busy() -> Optional[Tuple[float, float]]:
             busy += sum(ticks) - ticks[3] - ticks[4]
     clock = os.sysconf("SC_CLK_TCK")
     return (busy / clock, whole / clock) if whole else None
-
-
-def _ranges(cpus: Sequence[int]) -> str:
-    """As taskset takes it."""
-    return ",".join(str(cpu) for cpu in cpus)
 
 
 def _text(path: Path) -> str:

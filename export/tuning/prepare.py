@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from gradseg.base.errors import GradsegError
-from gradseg.base.files import atomic_path, sha256_of
+from gradseg.base.files import sha256_of
 from gradseg.calibration.qdq.int8 import Calibrated, Settings, calibrated, int8_from_calibrated
 from gradseg.calibration.qdq.int8_from_arguments import cpu_form, int8_from_stored, settings_from
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO
@@ -16,7 +16,7 @@ from gradseg.export.tuning.state import Store
 from gradseg.graphs.forms import FORMS, float_forms
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.graph import Graph, is_quantised
-from gradseg.graphs.inputs import Loaded, load_any, load_checkpoint_for, size_of
+from gradseg.graphs.inputs import Loaded, load_any, load_checkpoint_for, size_of, write_out
 from gradseg.graphs.passes.rows_head import rows_head
 
 Say = Callable[[str], None]
@@ -55,11 +55,13 @@ def prepared(store: Store, args: argparse.Namespace, say: Say) -> Sources:
     found = Sources(loaded.spec.to_json())
     words = {form.name: form.words for form in FORMS}
     for name, model in float_forms(loaded.model).items():
-        found.floats[name] = _write(store, found, f"fp32-{name}.onnx", model)
+        found.floats[name] = _written(store, found, f"fp32-{name}.onnx", model)
         found.words[name] = words.get(name, name)
     if Path(args.model).suffix.lower() != ".onnx":
         found.checkpoint = _checkpoint(store, found, args)
-    found.lines += _agreement(loaded)
+    found.lines += loaded.warnings
+    if loaded.agreement is not None:
+        found.lines.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement}")
     _int8(store, found, loaded, args, say)
     store.write("sources", dataclasses.asdict(found))
     return found
@@ -76,15 +78,15 @@ def _kept(store: Store) -> Optional[Sources]:
     return None
 
 
-def _write(store: Store, found: Sources, name: str, model: Any) -> str:
-    return _write_bytes(store, found, name, model.SerializeToString())
+def _written(store: Store, found: Sources, name: str, model: Any) -> str:
+    write_out(store.folder / "sources" / name, model.SerializeToString())
+    return _noted(store, found, name)
 
 
-def _write_bytes(store: Store, found: Sources, name: str, data: bytes) -> str:
-    with atomic_path(store.folder / "sources" / name) as temporary:
-        temporary.write_bytes(data)
-    found.digests[f"sources/{name}"] = sha256_of(store.folder / "sources" / name)
-    return f"sources/{name}"
+def _noted(store: Store, found: Sources, name: str) -> str:
+    file = f"sources/{name}"
+    found.digests[file] = sha256_of(store.folder / file)
+    return file
 
 
 def _checkpoint(store: Store, found: Sources, args: argparse.Namespace) -> str:
@@ -94,22 +96,14 @@ def _checkpoint(store: Store, found: Sources, args: argparse.Namespace) -> str:
     ckpt = load_checkpoint_for(args.model, args.arch, size_of(args))
     ckpt.network.spec = ckpt.spec
     save_checkpoint(store.folder / "sources" / "checkpoint.pth", ckpt.network)
-    found.digests["sources/checkpoint.pth"] = sha256_of(store.folder / "sources" / "checkpoint.pth")
-    return "sources/checkpoint.pth"
-
-
-def _agreement(loaded: Loaded) -> List[str]:
-    lines = list(loaded.warnings)
-    if loaded.agreement is not None:
-        lines.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement}")
-    return lines
+    return _noted(store, found, "checkpoint.pth")
 
 
 def _int8(store: Store, found: Sources, loaded: Loaded, args: argparse.Namespace, say: Say) -> None:
     """The INT8 models of all engines, from one look at the frames."""
     stored = loaded.info.get("quantisation")
     if stored and stored.get("target") == "cpu":
-        found.int8["cpu"] = _write(store, found, "int8-cpu.onnx", int8_from_stored(loaded.model, stored))
+        found.int8["cpu"] = _written(store, found, "int8-cpu.onnx", int8_from_stored(loaded.model, stored))
         found.int8["openvino"] = found.int8["cpu"]  # the same scales
         found.lines.append("INT8 for ONNX Runtime and OpenVINO: scales from quantisation-aware fine-tuning")
     source = args.calib or default_source(loaded.spec.input_hw)
@@ -126,7 +120,7 @@ def _int8(store: Store, found: Sources, loaded: Loaded, args: argparse.Namespace
             continue
         say(f"rounding to INT8: {name}")
         try:
-            found.int8[name] = _write(store, found, f"int8-{name}.onnx", make(seen, settings))
+            found.int8[name] = _written(store, found, f"int8-{name}.onnx", make(seen, settings))
         except ImportError as error:
             found.missing[name] = f"{error.name or error} is not installed here"
         except GradsegError as error:

@@ -107,10 +107,9 @@ class Pool:
 
     def get(self, name: str) -> Optional[Worker]:
         """The open worker of that name, now the one used last."""
-        worker = self._open.pop(name, None)
-        if worker is not None:
-            self._open[name] = worker
-        return worker
+        if name in self._open:
+            self._open[name] = self._open.pop(name)
+        return self._open.get(name)
 
     def add(self, name: str, worker: Worker) -> None:
         self._open[name] = worker
@@ -118,9 +117,8 @@ class Pool:
             self.drop(next(iter(self._open)))
 
     def drop(self, name: str) -> None:
-        worker = self._open.pop(name, None)
-        if worker is not None:
-            worker.close()
+        if name in self._open:
+            self._open.pop(name).close()
 
     def pids(self) -> List[int]:
         return [worker.pid for worker in self._open.values()]

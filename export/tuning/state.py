@@ -61,13 +61,11 @@ class Record:
         return self.precision == "fp32"
 
     def to_dict(self) -> Dict[str, Any]:
-        raw = dataclasses.asdict(self)
-        raw["turns"] = {str(key): value for key, value in self.turns.items()}
-        return raw
+        return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any]) -> Record:
-        """ValueError, TypeError or KeyError for what `to_dict` did not write."""
+        """ValueError, TypeError or KeyError for what JSON does not have of `to_dict`."""
         found = Record(**raw)
         found.turns = {int(key): [float(v) for v in value] for key, value in raw["turns"].items()}
         if not all(found.turns.values()) or not isinstance(found.name, str):
@@ -97,12 +95,8 @@ class Store:
         if mark.is_file() and (not isinstance(before, dict) or before.get("hash") != self.hash):
             changed = [name for name in key if not isinstance(old, dict) or old.get(name) != key[name]]
             self.notes.append(f"what lay in {folder} was of another {' and '.join(changed) or 'state'}: measured anew")
-            self.clear()
+            shutil.rmtree(str(folder))
         write_json(mark, {"hash": self.hash, "key": dict(key)})
-
-    def clear(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(str(self.folder))
 
     def forget(self) -> None:
         """Removes what is known, not the lock."""

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from gradseg.runtime.engines.protocol import Engine
 
 
 class Served:
-    """What the commands share."""
+    """The commands by name, and what they share."""
 
     def __init__(self) -> None:
         self.engine: Optional[Engine] = None
@@ -106,18 +106,10 @@ def main() -> int:
         return 1
     answer({"may_be_stopped": may_be_stopped})
     served = Served()
-    commands: List[Callable[[Dict[str, Any]], Dict[str, Any]]] = [
-        served.build,
-        served.open,
-        served.turn,
-        served.infer,
-        served.operators,
-    ]
-    known = {each.__name__: each for each in commands}
     for line in sys.stdin:
         given = json.loads(line)
         try:
-            answer(known[given["do"]](given))
+            answer(getattr(served, given["do"])(given))
         except GradsegError as error:
             answer({"error": str(error), "exit_code": error.exit_code})
     return 0
