@@ -42,11 +42,12 @@ def _interleaved(reader: Reader, output: str) -> Optional[Head]:
     if not chain:
         return None
     conv, split, best, shuffle = chain[6], reader.constant(chain[5], 1), chain[4], chain[2]
-    plain = attribute(shuffle, "blocksize") == 2 and attribute(shuffle, "mode", b"DCR") == b"DCR"
-    if len(split) != 5 or split[1] != 4 or attribute(best, "axis", 0) != 2 or not plain or not _is_pointwise(conv):
+    by_two = attribute(shuffle, "blocksize") == 2 and attribute(shuffle, "mode", b"DCR") == b"DCR"
+    fits = len(split) == 5 and split[1] == 4 and attribute(best, "axis", 0) == 2 and by_two
+    if not fits or not _is_plain(reader, conv, 1):
         return None
-    weight, bias = _weights(reader, conv)
-    return _four(conv.name, str(conv.input[0]), weight.reshape(weight.shape[0], -1), bias)
+    weight = reader.constant(conv, 1)
+    return _four(conv.name, str(conv.input[0]), weight.reshape(len(weight), -1), reader.bias(conv, len(weight)))
 
 
 def _rows(reader: Reader, output: str) -> Optional[Head]:
@@ -55,8 +56,7 @@ def _rows(reader: Reader, output: str) -> Optional[Head]:
         return None
     gemm = chain[6]
     weight = reader.constant(gemm, 1).T
-    bias = reader.constant(gemm, 2) if len(gemm.input) > 2 else np.zeros(len(weight))
-    return _four(gemm.name, str(chain[7].input[0]), weight, bias)
+    return _four(gemm.name, str(chain[7].input[0]), weight, reader.bias(gemm, len(weight)))
 
 
 def _four(name: str, source: str, rows: Any, bias: Any) -> Head:
@@ -74,33 +74,17 @@ def _plain(reader: Reader, output: str) -> Optional[Head]:
         chain = chain_before(reader, output, operators)
         if chain and attribute(chain[-1], "axis", 0) == 1 and not attribute(chain[-1], "select_last_index", 0):
             node = reader.writer.get(chain[-1].input[0])
-            if node is not None and node.op_type == "Conv" and _is_pointwise(node):
-                weight, bias = _weights(reader, node)
-                return Head(node.name, str(node.input[0]), weight, bias)
-            if node is not None and node.op_type == "ConvTranspose" and _is_doubling(node, reader):
-                weight, bias = _weights(reader, node)
-                return Head(node.name, str(node.input[0]), weight.transpose(1, 0, 2, 3), bias)
+            sizes = {"Conv": 1, "ConvTranspose": 2}
+            if node is not None and node.op_type in sizes and _is_plain(reader, node, sizes[node.op_type]):
+                weight = reader.constant(node, 1)
+                weight = weight if node.op_type == "Conv" else weight.transpose(1, 0, 2, 3)
+                return Head(node.name, str(node.input[0]), weight, reader.bias(node, len(weight)))
     return None
 
 
-def _weights(reader: Reader, node: Any) -> Any:
-    weight = reader.constant(node, 1)
-    outputs = weight.shape[0] if node.op_type == "Conv" else weight.shape[1]
-    return weight, reader.constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(outputs)
-
-
-def _is_pointwise(node: Any) -> bool:
-    strides, _, _ = windows(node)
-    kernel = list(attribute(node, "kernel_shape", []))
-    return kernel == [1, 1] and strides == (1, 1) and not any(attribute(node, "pads", [])) and _one_group(node)
-
-
-def _is_doubling(node: Any, reader: Reader) -> bool:
+def _is_plain(reader: Reader, node: Any, size: int) -> bool:
+    """Whether a kernel is of size x size with that stride, without padding and groups."""
     strides, _, _ = windows(node)
     kernel = reader.constant(node, 1).shape[2:]
     padded = any(attribute(node, "pads", [])) or any(attribute(node, "output_padding", []))
-    return kernel == (2, 2) and strides == (2, 2) and not padded and _one_group(node)
-
-
-def _one_group(node: Any) -> bool:
-    return bool(attribute(node, "group", 1) == 1)
+    return kernel == (size, size) == strides and not padded and bool(attribute(node, "group", 1) == 1)

@@ -23,7 +23,7 @@ from gradseg.export.gsn.reader import SHUFFLE, NotLowered, Reader, Weights, keep
 from gradseg.graphs.graph import attribute
 from gradseg.models import metadata
 from gradseg.runtime.native.checks import Problem, check_program, halo_needed
-from gradseg.runtime.native.program import BLOCK, EIGHTHS, HEAD, U8, NativeOp, NativeProgram, NativeTensor
+from gradseg.runtime.native.program import BLOCK, EIGHTHS, HEAD, S16, U8, NativeOp, NativeProgram, NativeTensor
 
 
 def native_program(model: onnx.ModelProto) -> NativeProgram:
@@ -66,8 +66,8 @@ class _Lowering:
         for index, tensor in enumerate(self.tensors):
             tensor.halo = halo_needed(self.ops, self.tensors, index)
 
-    def _new(self, channels: int, scale: float, zero: int, height: int, width: int) -> Target:
-        self.tensors.append(ops.bytes_tensor(height, width, channels, zero))
+    def _new(self, channels: int, scale: float, zero: int, height: int, width: int, dtype: int = U8) -> Target:
+        self.tensors.append(NativeTensor(height, width, ops.stored_channels(channels), 0, dtype, zero))
         return Target(len(self.tensors) - 1, scale, zero, height, width)
 
     def _store(self, node: Any) -> None:
@@ -230,15 +230,14 @@ class _Lowering:
             raise NotLowered(node, "only bilinear interpolation to twice the size, with half-pixel centres, is there")
         if target.zero != 0:
             raise NotLowered(node, "its result must not be negative, such as before a ReLU")
-        self.tensors.append(ops.eighths_tensor(height, width, channels))
-        between = Target(len(self.tensors) - 1, target.scale / EIGHTHS, 0, height, width)
+        between = self._new(channels, target.scale / EIGHTHS, 0, height, width, S16)
         core, relu, inner = self._peeled(node.input[0])
         producer = self.writer.get(core)
         if core not in self.known and not relu and producer is not None and producer.op_type in COMPUTE:
             order = self._conv(producer, inner[shuffle], between)
         else:
             order = self._copy(ops.reordered(self._stored(node.input[0]), shuffle), between, None)
-        self.ops.append(ops.upsample_op(node.name, between.index, target, ops.stored_channels(channels)))
+        self.ops.append(ops.upsample_op(node.name, between.index, target, channels))
         return order
 
     def _concat(self, node: Any, target: Target) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from gradseg.runtime.native.program import ADD, BLOCK, CONV, DEPTHWISE, POOL, S16, U8, UPSAMPLE, NativeOp, NativeTensor
+from gradseg.runtime.native.program import ADD, BLOCK, CONV, DEPTHWISE, POOL, UPSAMPLE, NativeOp
 
 Array = Any  # np.ndarray; Python 3.8 evaluates this line
 
@@ -96,12 +96,17 @@ def folded(
     weight: Array, steps: Array, bias: Array, source: Stored, target: Target, residual: Optional[Stored] = None
 ) -> Tuple[Array, Array]:
     """float32 (scale, bias) per output channel with all zero points in them: value = acc * scale + bias."""
-    scale = steps.astype(np.float64) * source.scale / target.scale
     corner = np.einsum("oiyx,i->o", weight.astype(np.float64), source.zero.astype(np.float64))
-    shift = bias.astype(np.float64) / target.scale - scale * corner + target.zero
+    scale, shift = _rescaled(steps, bias, corner, source, target)
     if residual is not None:
         shift = shift - residual.zero * (residual.scale / target.scale)
     return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _rescaled(steps: Array, bias: Array, corner: Array, source: Stored, target: Target) -> Tuple[Array, Array]:
+    """float64 (scale, shift): stored result = acc * scale + shift. corner: what acc is where the input stands for 0."""
+    scale = steps.astype(np.float64) * source.scale / target.scale
+    return scale, bias.astype(np.float64) / target.scale - scale * corner + target.zero
 
 
 def groups_of(dense: Array) -> int:
@@ -109,21 +114,17 @@ def groups_of(dense: Array) -> int:
     outputs, inputs = dense.shape[:2]
     used = dense.reshape(outputs, inputs, -1).any(axis=2)
     for groups in range(int(np.gcd(outputs, inputs)), 1, -1):
-        if outputs % groups or inputs % groups:
-            continue
-        block = np.repeat(np.arange(groups), outputs // groups)[:, None] == np.repeat(
-            np.arange(groups), inputs // groups
-        )
-        if not used[~block].any():
-            return groups
+        if outputs % groups == 0 == inputs % groups:
+            block = np.kron(np.eye(groups, dtype=bool), np.ones((outputs // groups, inputs // groups), bool))
+            if not used[~block].any():
+                return groups
     return 1
 
 
 def true_groups(dense: Array, groups: int) -> Array:
     """Block-diagonal weights (cout, cin, …) → (cout, cin / groups, …)."""
-    outputs, inputs = dense.shape[0] // groups, dense.shape[1] // groups
-    blocks = [dense[g * outputs : (g + 1) * outputs, g * inputs : (g + 1) * inputs] for g in range(groups)]
-    return np.concatenate(blocks)
+    rows = np.split(dense, groups)
+    return np.concatenate([np.split(some, groups, axis=1)[index] for index, some in enumerate(rows)])
 
 
 def depthwise_op(name: str, conv: Convolution, source: Stored, target: Target) -> NativeOp:
@@ -132,11 +133,10 @@ def depthwise_op(name: str, conv: Convolution, source: Stored, target: Target) -
     op = NativeOp(DEPTHWISE, name, source.index, target.index, stored, stored, kh=3, kw=3)
     op.dy = op.dx = op.pt = op.pl = conv.dilations[0]
     op.out_h, op.out_w = target.height, target.width
-    scale = conv.steps.astype(np.float64) * source.scale / target.scale
     corner = conv.weight.astype(np.float64).sum(axis=(1, 2, 3)) * source.zero
-    shift = conv.bias.astype(np.float64) / target.scale - scale * corner + target.zero
+    rescaled = _rescaled(conv.steps, conv.bias, corner, source, target)
     op.weight = _placed(conv.weight[:, 0], source.order, stored, np.int8)
-    op.scale, op.bias = (_placed(each, source.order, stored, np.float32) for each in (scale, shift))
+    op.scale, op.bias = (_placed(each, source.order, stored, np.float32) for each in rescaled)
     return op
 
 
@@ -155,9 +155,8 @@ def pool_op(name: str, source: Stored, target: Target, factor: Array, bias: Arra
     op = NativeOp(POOL, name, source.index, target.index, count, count, out_offset=target.offset)
     op.kh = op.kw = op.sy = op.sx = 2
     op.out_h, op.out_w = target.height, target.width
-    scale = factor.astype(np.float64) * source.scale / target.scale
-    shift = bias.astype(np.float64) / target.scale - scale * source.zero + target.zero
-    op.scale, op.bias = (_placed(each, source.order, count, np.float32) for each in (scale, shift))
+    rescaled = _rescaled(factor, bias, source.zero, source, target)
+    op.scale, op.bias = (_placed(each, source.order, count, np.float32) for each in rescaled)
     return op
 
 
@@ -174,9 +173,8 @@ def add_op(name: str, first: Stored, second: Stored, target: Target) -> NativeOp
 
 
 def upsample_op(name: str, source: int, target: Target, channels: int) -> NativeOp:
-    op = NativeOp(UPSAMPLE, name, source, target.index, channels, channels)
-    op.out_h, op.out_w = target.height, target.width
-    return op
+    stored = stored_channels(channels)
+    return NativeOp(UPSAMPLE, name, source, target.index, stored, stored, out_h=target.height, out_w=target.width)
 
 
 def copy_of(channels: int) -> Convolution:
@@ -213,12 +211,3 @@ def _taps(phase: int, stride: int, dilation: int, pad: int, size: int) -> List[T
     """(offset of the input pixel, index in the kernel) of the taps that meet an output phase."""
     reach = [(phase + pad - dilation * k, k) for k in range(size)]
     return [(offset // stride, k) for offset, k in reach if offset % stride == 0]
-
-
-def eighths_tensor(height: int, width: int, channels: int) -> NativeTensor:
-    """The int16 tensor that an upsampling reads."""
-    return NativeTensor(height, width, stored_channels(channels), 0, S16)
-
-
-def bytes_tensor(height: int, width: int, channels: int, zero: int) -> NativeTensor:
-    return NativeTensor(height, width, stored_channels(channels), 0, U8, zero)

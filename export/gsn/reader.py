@@ -52,6 +52,10 @@ class Reader:
             raise NotLowered(node, f"its input {index} is not constant")
         return self.graph.weights[name]
 
+    def bias(self, node: Any, outputs: int) -> Any:
+        """A convolution's, deconvolution's or Gemm's bias (outputs,), zeros where it has none."""
+        return self.constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(outputs)
+
     def map_shape(self, name: str) -> Tuple[int, int, int]:
         """(channels, height, width) of a float tensor."""
         shape = self.shapes.get(name, [])
@@ -80,8 +84,7 @@ class Reader:
         steps = self.constant(unpacked, 1).astype(np.float64).reshape(-1)
         if steps.size != 1 and (steps.size != outputs or attribute(unpacked, "axis", 1) != int(deconvolution)):
             raise NotLowered(node, "the scales of its weights are not per output channel")
-        has_bias = len(node.input) > 2 and node.input[2]
-        bias = self.constant(node, 2).astype(np.float64) if has_bias else np.zeros(outputs)
+        bias = self.bias(node, outputs).astype(np.float64)
         return Weights(packed, np.broadcast_to(steps, (outputs,)).copy(), bias, group)
 
     def parts(self, node: Any, found: Weights, shuffle: Any, out_hw: Tuple[int, int]) -> List[Convolution]:
