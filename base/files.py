@@ -85,6 +85,22 @@ def put_in_place(temporary: Path, target: Path) -> None:
         raise _cannot_write(target, error) from error
 
 
+@contextlib.contextmanager
+def locked(path: PathLike, wait: bool = True) -> Iterator[None]:
+    """Holds an advisory lock on the file at `path`, which is made; nothing where there are none (Windows).
+
+    Without `wait` BlockingIOError says that another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(str(path), "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
 def check_writable(path: PathLike) -> None:
     """Raises GradsegError at once if a file at `path` could not be written later; nothing is changed or left behind."""
     with contextlib.suppress(_UntouchedError), atomic_path(path):

@@ -5,12 +5,11 @@ A second build on the same GPU with the same TensorRT then takes seconds instead
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, List, Optional
 
 from gradseg.base.errors import GradsegError
-from gradseg.base.files import atomic_path
+from gradseg.base.files import atomic_path, locked
 
 
 class TimingCache:
@@ -29,25 +28,20 @@ class TimingCache:
         self._path = None if path is None else Path(path)
         self._config = config
         self._warning = ""
-        self._cache: Any = None  # TensorRT keeps no reference of its own until the plan is built
         if self._path is None:
             return
         data = b""
         if self._path.exists():
-            with _locked(self._path):
+            with locked(f"{self._path}.lock"):  # the file itself is replaced
                 data = _read(self._path)
-        self._cache = self._attached(data)
-        if self._cache is None:
+        self._cache = _cache_from(config, data)  # TensorRT keeps no reference of its own until the plan is built
+        # strict: timings of another GPU would be taken for this one's
+        if self._cache is None or not config.set_timing_cache(self._cache, False):
             self._warning = (
                 f"warning: --timing-cache {self._path}: not one that this TensorRT on this GPU can use (foreign or "
                 "damaged); built without it and left as it is; delete it or name another file"
             )
             self._path = None
-
-    def _attached(self, data: bytes) -> Any:
-        cache = _cache_from(self._config, data)
-        # strict: timings of another GPU would be taken for this one's
-        return cache if cache is not None and self._config.set_timing_cache(cache, False) else None
 
     def save(self) -> List[str]:
         """Merges what another process has saved meanwhile, writes the file, returns lines for the user.
@@ -58,7 +52,7 @@ class TimingCache:
             return [self._warning] if self._warning else []
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._path):
+            with locked(f"{self._path}.lock"):
                 self._merge(_read(self._path))
                 data = bytes(self._cache.serialize())
                 with atomic_path(self._path) as temporary:
@@ -97,22 +91,3 @@ def _read(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise GradsegError(f"--timing-cache {path}: cannot be read ({error.strerror}); name another file") from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds an advisory lock on FILE.lock: the file itself is replaced when it is written, and its lock with it.
-
-    Where there are no such locks (Windows), nothing is held; the atomic replacement still keeps the file whole.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(f"{path}.lock", "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)

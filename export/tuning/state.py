@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
-from gradseg.base.files import sha256_of, write_json
+from gradseg.base.files import locked, sha256_of, write_json
 from gradseg.runtime.sources.grammar import image_paths
 
 MARK, LOCK = "tune-state.json", "lock"
@@ -140,15 +140,10 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """GradsegError if another process holds it."""
-        try:
-            import fcntl
-        except ImportError:  # a system without file locks
-            yield
-            return
-        with open(str(self.folder / LOCK), "w") as stream:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(locked(self.folder / LOCK, wait=False))
+            except BlockingIOError as error:
                 raise GradsegError(
                     f"{self.folder}: another tune.py is at work there; wait, or name another -o"
                 ) from error
