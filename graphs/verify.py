@@ -111,10 +111,21 @@ def compare(
 ) -> Tuple[Agreement, List[str]]:
     """How far two networks (uint8 batch → labels) agree, and warnings; `network` must pass `check_alive`."""
     warnings = check_alive(network, batches, where, scores)
+    return agreement_of(network, reference, batches), warnings
+
+
+def agreement_of(
+    network: Network,
+    reference: Network,
+    batches: List[np.ndarray[Any, Any]],
+    decided: Optional[Callable[["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"], "np.ndarray[Any, Any]"]] = None,
+) -> Agreement:
+    """Labels of two networks compared; with `decided`, see `ties.Decided`, near-ties are left out and counted."""
     agreement = Agreement()
     for batch in batches:
-        agreement.add(network(batch), reference(batch))
-    return agreement, warnings
+        labels, expected = network(batch), reference(batch)
+        agreement.add(labels, expected, None if decided is None else decided(batch, expected))
+    return agreement
 
 
 def check_alive(

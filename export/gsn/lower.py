@@ -7,7 +7,6 @@ deconvolution one for each phase of its output pixels, a channel shuffle an orde
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -37,7 +36,7 @@ def lowered(model: onnx.ModelProto) -> Tuple[NativeProgram, Dict[str, Stored]]:
     spec = metadata.spec_from_metadata(known, "the Q/DQ model")
     lowering = _Lowering(Reader(model))
     lowering.run()
-    calibration = json.loads(known.get(metadata.CALIBRATION, "{}"))
+    calibration = metadata.calibration_of(known) or {}
     program = NativeProgram(spec, lowering.tensors, lowering.ops, "int8", calibration)
     try:
         check_program(program)

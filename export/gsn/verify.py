@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any, List
 
@@ -27,14 +28,6 @@ def compared(path: Path, loaded: Loaded, made: Int8, args: argparse.Namespace) -
 
     GradsegError if it is not the same network or fails `verify.check_alive`; with exit code 3 if it cannot run here.
     """
-    engine = NativeEngine(path, args.threads)
-    try:
-        return _compared(engine, loaded, made, args)
-    finally:
-        engine.close()
-
-
-def _compared(engine: NativeEngine, loaded: Loaded, made: Int8, args: argparse.Namespace) -> List[str]:
     where = f"{args.model} for the native engine"
     source, words = verification_source(args, made.calibrated_on, loaded.spec.input_hw)
     batches = verify.verification_batches(source, loaded.spec.input_hw, FRAMES)
@@ -42,19 +35,19 @@ def _compared(engine: NativeEngine, loaded: Loaded, made: Int8, args: argparse.N
     reference = OnnxRunner(data, where, args.threads, integers=False)
     fp32 = OnnxRunner(loaded.model.SerializeToString(), args.model, args.threads)
 
-    def labels(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return engine.infer(batch).copy()
+    with contextlib.closing(NativeEngine(path, args.threads)) as engine:
 
-    same, warnings = verify.compare(
-        labels, reference.first, batches, where, lambda batch: scores_of(made.model, batch, where)
-    )
+        def labels(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return engine.infer(batch).copy()
+
+        same, warnings = verify.compare(
+            labels, reference.first, batches, where, lambda batch: scores_of(made.model, batch, where)
+        )
+        agreement = verify.agreement_of(labels, fp32.first, batches)
     if same.fraction < NEEDED:
         raise GradsegError(
             f"{where}: its labels are those of its Q/DQ model on only {same}; not written; please report the network"
         )
-    agreement = verify.Agreement()
-    for batch in batches:
-        agreement.add(labels(batch), fp32.first(batch))
     return [
         *warnings,
         f"{engine.backend}: labels equal to its Q/DQ model's in ONNX Runtime on {same} {words}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +61,10 @@ def openvino_model(loaded: Loaded, args: argparse.Namespace) -> OpenvinoModel:
         source, words = verification_source(args, made.calibrated_on, loaded.spec.input_hw)
     found = OpenvinoModel(openvino_form(model), HINT_OF[args.precision], lines)
     _verify(found, loaded, args, source, words)
-    if args.precision == "int8" and not quantised and _reduced(model):
+    known = metadata.calibration_of({entry.key: entry.value for entry in model.metadata_props}) or {}
+    if args.precision == "int8" and not quantised and known.get("reduce_range"):
         lines.append("reduced range: INT8 weights are within ±63 (asked for, or this CPU has no VNNI)")
     return found
-
-
-def _reduced(model: Any) -> bool:
-    """Whether a model was quantised with a reduced range, as its metadata says."""
-    known = next((e.value for e in model.metadata_props if e.key == metadata.CALIBRATION), "{}")
-    return bool(json.loads(known).get("reduce_range"))
 
 
 def _verify(found: OpenvinoModel, loaded: Loaded, args: argparse.Namespace, source: str, words: str) -> None:
@@ -80,18 +75,13 @@ def _verify(found: OpenvinoModel, loaded: Loaded, args: argparse.Namespace, sour
     with tempfile.TemporaryDirectory(prefix="gradseg-ir-") as folder:
         path = Path(folder) / f"{Path(args.model).stem}.xml"
         write_ir(found.model, path, found.hint)
-        engine = OvEngine(path, args.threads)
-        try:
+        with contextlib.closing(OvEngine(path, args.threads)) as engine:
             agreement, warnings = verify.compare(
                 engine.infer, reference.first, batches, where, lambda batch: scores_of(loaded.model, batch)
             )
             if args.precision == "fp32" and agreement.fraction < NEEDED:
-                decided, agreement = Decided(plain, args.model), verify.Agreement()
-                for batch in batches:
-                    expected = reference.first(batch)
-                    agreement.add(engine.infer(batch), expected, decided(batch, expected))
-        finally:
-            engine.close()
+                decided = Decided(plain, args.model)
+                agreement = verify.agreement_of(engine.infer, reference.first, batches, decided)
     if args.precision == "fp32" and agreement.fraction < NEEDED:
         raise GradsegError(f"{where}: labels agree with the ONNX on only {agreement}; not written")
     against = "the plain ONNX's" if args.precision == "fp32" else "the ONNX's in ONNX Runtime"

@@ -44,12 +44,9 @@ def verified(
     batches: uint8 BGR (batch, H, W, 3) as the plan takes them. Raises GradsegError for labels that are not those of
     the reference to the degree that the precision promises, two answers for one frame, or one for all.
     """
-    engine = open_engine(plan)
-    try:
+    with contextlib.closing(open_engine(plan)) as engine:
         agreement, warnings = _agreement(engine, plan, precision, reference, batches)
         latency = latencies([engine], batches)[0]
-    finally:
-        engine.close()
     latency["cuda_graph"] = bool(getattr(engine, "uses_cuda_graph", False))
     found = Verified("run", frames=len(batches), latency_ms=latency)
     if agreement is None:
@@ -74,10 +71,11 @@ def _agreement(
         if error.exit_code != 3:
             raise
         return None, warnings
-    agreement = _compared(engine, runner, batches)
+    agreement = verify.agreement_of(engine.infer, runner.first, batches)
     if precision == "fp32" and agreement.fraction < NEEDED[precision]:
         with contextlib.suppress(ImportError):  # without onnx the scores cannot be looked at
-            agreement = _compared(engine, runner, batches, Decided(reference.onnx, plan.name))
+            decided = Decided(reference.onnx, plan.name)
+            agreement = verify.agreement_of(engine.infer, runner.first, batches, decided)
     if agreement.fraction < NEEDED[precision]:
         raise GradsegError(
             f"{plan.name}: labels equal to those of {reference.words} on only {agreement}; {precision} needs "
@@ -89,17 +87,6 @@ def _agreement(
             + _advice(precision)
         )
     return agreement, warnings
-
-
-def _compared(
-    engine: Engine, runner: OnnxRunner, batches: List[np.ndarray[Any, Any]], decided: Optional[Decided] = None
-) -> verify.Agreement:
-    """The plan's labels against those of ONNX Runtime; with `decided`, near-ties are left out and counted."""
-    agreement = verify.Agreement()
-    for batch in batches:
-        expected = runner.first(batch)
-        agreement.add(engine.infer(batch), expected, None if decided is None else decided(batch, expected))
-    return agreement
 
 
 def _advice(precision: str) -> str:
