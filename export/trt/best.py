@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -42,18 +43,13 @@ class Candidate:
 
 def measure(candidates: List[Candidate], batches: List[np.ndarray[Any, Any]], frames: Optional[Frames]) -> None:
     """Fills in latencies, the plans taking turns, and mIoU where there are labelled frames."""
-    engines = []
-    try:
-        for candidate in candidates:
-            engines.append(open_engine(candidate.plan))
+    with contextlib.ExitStack() as stack:
+        engines = [stack.enter_context(contextlib.closing(open_engine(each.plan))) for each in candidates]
         for candidate, row in zip(candidates, latencies(engines, batches)):
             candidate.p50, candidate.p99 = row["p50"], row["p99"]
         if frames is not None:
             for candidate, engine in zip(candidates, engines):
                 candidate.miou = frames.score(engine.infer).miou
-    finally:
-        for engine in engines:
-            engine.close()
 
 
 def chosen(candidates: List[Candidate], drop: float) -> Candidate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, List, Tuple
+from typing import Any, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.export.trt.cache import TimingCache
@@ -83,7 +83,7 @@ def build_plan(
     here = f"{kind} {trt.__version__}"
     begin = time.perf_counter_ns()
     messages = Messages(trt)
-    builder = _builder(library, options, messages)
+    builder = _builder(library, messages)
     creation = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     network = builder.create_network(0 if creation is None else 1 << int(creation))
     parser = trt.OnnxParser(network, messages.logger)
@@ -104,7 +104,7 @@ def build_plan(
     return Built(bytes(plan), kind, str(trt.__version__), options.targets, flags, seconds, tuple(notes))
 
 
-def _builder(library: Library, options: BuildOptions, messages: Messages) -> Any:
+def _builder(library: Library, messages: Messages) -> Any:
     kind, trt = library
     try:
         return trt.Builder(messages.logger)
@@ -139,14 +139,10 @@ def _check_borders(network: Any, trt: Any, labels: Tuple[int, ...], name: str) -
         ("output", network.num_outputs, network.get_output, labels),
     )
     for what, count, get, shape in borders:
-        found: List[str] = []
-        for index in range(count):
-            tensor = get(index)
-            if count == 1 and tuple(tensor.shape) == shape and tensor.dtype == trt.DataType.UINT8:
-                break
-            found.append(f"{tensor.dtype} {tuple(tensor.shape)}")
-        else:
+        found = [(get(index).dtype, tuple(get(index).shape)) for index in range(count)]
+        if found != [(trt.DataType.UINT8, shape)]:
+            there = ", ".join(f"{dtype} {has}" for dtype, has in found) or "missing"
             raise GradsegError(
-                f"{name}: {what} is {', '.join(found) or 'missing'}; expected uint8 {shape}, the deployment form: "
+                f"{name}: {what} is {there}; expected uint8 {shape}, the deployment form: "
                 "export it with export/to_onnx.py CKPT (without --logits)"
             )

@@ -78,29 +78,17 @@ def runs_here(built: Built, gpu: Optional[Gpu]) -> bool:
     return not built.compute_capability or gpu.compute_capability in built.compute_capability
 
 
-def build(job: Job) -> Built:
-    """Builds the plan; see `build_plan` for what can go wrong."""
-    made = job.prepared
-    assert job.library is not None, "a job without a library is not built"
-    return build_plan(
-        made.data,
-        job.options,
-        str(job.beside),
-        job.library,
-        made.frame_hw,
-        made.batch,
-        show_progress=sys.stderr.isatty(),
-    )
-
-
 def make(job: Job) -> Made:
     """Builds the plan, and runs it if this machine can. GradsegError if its labels are not what was promised."""
-    built = build(job)
+    made, beside = job.prepared, str(job.beside)
+    assert job.library is not None, "a job without a library is not built"
+    shown = sys.stderr.isatty()
+    built = build_plan(made.data, job.options, beside, job.library, made.frame_hw, made.batch, show_progress=shown)
     if not runs_here(built, job.gpu):
         return Made(built, Verified(), list(built.notes))
     try:
         with on_trial(job.plan, built, job.manifest(built, Verified())) as trial:
-            found, lines = verified(trial, job.prepared.precision, job.prepared.reference, job.batches())
+            found, lines = verified(trial, made.precision, made.reference, job.batches())
     except GradsegError as error:
         if error.exit_code != 3:
             raise

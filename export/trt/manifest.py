@@ -69,11 +69,11 @@ def manifest_for(
         targets = [gpu.compute_capability]
     return {
         "format": FORMAT,
-        "plan": {"file": plan_name, "bytes": len(built.plan), "sha256": _sha256(built.plan)},
+        "plan": {"file": plan_name, "bytes": len(built.plan), "sha256": hashlib.sha256(built.plan).hexdigest()},
         "spec": source.spec.to_dict(),
         "frame_hw": list(source.frame_hw),
         "batch": source.batch,
-        "onnx": {"file": source.onnx_name, "sha256": _sha256(source.onnx)},
+        "onnx": {"file": source.onnx_name, "sha256": hashlib.sha256(source.onnx).hexdigest()},
         "ranges": {"sha256": source.ranges_sha256} if source.ranges_sha256 else None,
         "precision": source.precision,
         "library": built.library,
@@ -115,7 +115,3 @@ def on_trial(plan: Path, built: Built, manifest: Dict[str, Any]) -> Iterator[Pat
         trial = Path(folder) / plan.name
         write_plan(trial, built, manifest)
         yield trial
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

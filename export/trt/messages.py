@@ -83,8 +83,7 @@ def plain(text: str) -> str:
 
 def node_names(network: Any, logged: Dict[str, str]) -> Dict[str, str]:
     """The ONNX node of each layer of the network, by the layer's name; what the parser did not log keeps its name."""
-    names = (network.get_layer(index).name for index in range(network.num_layers))
-    return {name: logged.get(name, name) for name in names}
+    return {layer.name: logged.get(layer.name, layer.name) for layer in layers_of(network)}
 
 
 def nodes_in(text: str, nodes: Dict[str, str]) -> List[str]:
@@ -116,28 +115,23 @@ def _listed(names: List[str]) -> str:
 
 def build_advice(text: str, options: BuildOptions) -> str:
     """What to change after a builder's error; "" if that is not known."""
-    lower = text.lower()
-    limited = options.workspace_mib is not None
-    if MEMORY.search(text) or "could not find any implementation" in lower or "no tactics to implement" in lower:
-        if limited:
-            return f". --workspace {options.workspace_mib} may be too small: give more, or leave it out"
-        if MEMORY.search(text):
-            return ". The GPU's memory is full: close other programs, build a smaller --batch, or limit --workspace"
+    lower, full = text.lower(), MEMORY.search(text)
+    no_kernel = "could not find any implementation" in lower or "no tactics to implement" in lower
+    if options.workspace_mib is not None and (full or no_kernel):
+        return f". --workspace {options.workspace_mib} may be too small: give more, or leave it out"
+    if full:
+        return ". The GPU's memory is full: close other programs, build a smaller --batch, or limit --workspace"
     if options.dla is not None and "dla" in lower:
         return ". Leave --dla out to build for the GPU, or use --precision fp16 with it"
     if "int8 support" in lower:
         return ". This GPU has no INT8: use --precision fp16"
-    if "could not find any implementation" in lower or "no tactics to implement" in lower:
-        return f". {_other_precision(options.precision)}, or remove that node"
+    if no_kernel:
+        return f". Build with --precision {'fp16' if options.precision == 'fp32' else 'fp32'}, or remove that node"
     if "hardware compatib" in lower:
         return ". Leave --hardware-compatible out: Jetsons and GPUs before Ampere do not have it"
     if "nvinfer_lean" in lower:
         return ". --version-compatible needs TensorRT's lean runtime: install it (libnvinfer-lean), or leave it out"
     return _type_advice(lower)
-
-
-def _other_precision(precision: str) -> str:
-    return "Build with --precision fp32" if precision != "fp32" else "Build with --precision fp16"
 
 
 def parser_errors(parser: Any) -> str:

@@ -79,41 +79,29 @@ def _has_type(key: str, value: Any) -> bool:
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `BuildOptions`, but for precision and keep_fp32."""
-    group = parser.add_argument_group("how TensorRT builds")
-    group.add_argument(
+    add = parser.add_argument_group("how TensorRT builds").add_argument
+    add(
         "--compute-capability",
         action="append",
         default=[],
         metavar="SM",
         help="GPU to build for, with TensorRT-RTX: sm75, sm86, sm89…; may be repeated. Default: this machine's GPU",
     )
-    group.add_argument("--workspace", type=int, metavar="MIB", help="scratch memory for kernels; default: the GPU's")
-    group.add_argument("--timing-cache", metavar="FILE", help="kernel timings kept between builds, shared by processes")
-    group.add_argument("--dla", type=int, metavar="N", help="DLA core of a Jetson; layers it cannot run go to the GPU")
-    group.add_argument("--sparse", action="store_true", help="may use 2:4 sparse kernels where weights are sparse")
-    group.add_argument(
-        "--opt-level", type=int, metavar="0-5", help="how long the builder searches; TensorRT's default: 3"
-    )
-    group.add_argument("--version-compatible", action="store_true", help="plan loads in later TensorRT versions too")
-    group.add_argument("--hardware-compatible", action="store_true", help="plan loads on every GPU from Ampere on")
-    group.add_argument("--tf32", action="store_true", help="FP32 may use TF32: faster, and no longer quite FP32")
+    add("--workspace", type=int, metavar="MIB", help="scratch memory for kernels; default: the GPU's")
+    add("--timing-cache", metavar="FILE", help="kernel timings kept between builds, shared by processes")
+    add("--dla", type=int, metavar="N", help="DLA core of a Jetson; layers it cannot run go to the GPU")
+    add("--sparse", action="store_true", help="may use 2:4 sparse kernels where weights are sparse")
+    add("--opt-level", type=int, metavar="0-5", help="how long the builder searches; TensorRT's default: 3")
+    add("--version-compatible", action="store_true", help="plan loads in later TensorRT versions too")
+    add("--hardware-compatible", action="store_true", help="plan loads on every GPU from Ampere on")
+    add("--tf32", action="store_true", help="FP32 may use TF32: faster, and no longer quite FP32")
 
 
-def options_from(args: argparse.Namespace, precision: str, keep_fp32: Sequence[str] = ()) -> BuildOptions:
+def options_from(args: argparse.Namespace, precision: str) -> BuildOptions:
     """The options that `add_build_arguments` parsed, values checked. GradsegError for one that cannot be."""
-    options = BuildOptions(
-        precision=precision,
-        targets=tuple(dict.fromkeys(target.lower().replace("sm_", "sm") for target in args.compute_capability)),
-        workspace_mib=args.workspace,
-        timing_cache=args.timing_cache,
-        dla=args.dla,
-        sparse=args.sparse,
-        opt_level=args.opt_level,
-        version_compatible=args.version_compatible,
-        hardware_compatible=args.hardware_compatible,
-        tf32=args.tf32,
-        keep_fp32=tuple(keep_fp32),
-    )
+    targets = tuple(dict.fromkeys(target.lower().replace("sm_", "sm") for target in args.compute_capability))
+    given = {**vars(args), "precision": precision, "targets": targets, "workspace_mib": args.workspace}
+    options = BuildOptions(**{field.name: given[field.name] for field in fields(BuildOptions) if field.name in given})
     _check_values(options)
     return options
 

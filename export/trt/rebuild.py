@@ -8,12 +8,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
-from gradseg.export.trt.options import BuildOptions
+from gradseg.export.trt.options import BuildOptions, Library
 from gradseg.runtime.cuda.gpu import Gpu
 from gradseg.runtime.engines.trt_manifest import StalePlan, read_manifest
 
-Library = Tuple[str, Any]
-NOT_OF_RTX = ("timing_cache", "opt_level", "version_compatible", "hardware_compatible")
+NOT_OF_RTX = ("timing_cache", "opt_level", "version_compatible", "hardware_compatible", "dla")
 
 
 def rebuild_arguments(plan: Path) -> Tuple[List[str], Optional[Dict[str, Any]]]:
@@ -61,15 +60,11 @@ def rebuild_options(
     }
     if library is None or library[0] != "tensorrt_rtx":
         return dataclasses.replace(recorded, **changes, targets=())
-    lacking = [name for name in NOT_OF_RTX if getattr(recorded, name)]
-    if recorded.dla is not None:
-        lacking.append("dla")
+    defaults = {name: getattr(BuildOptions, name) for name in NOT_OF_RTX}
+    lacking = [name for name, default in defaults.items() if getattr(recorded, name) != default]
     if lacking:
         print(f"note: {plan}: recorded options that TensorRT for RTX does not have are left out: {', '.join(lacking)}")
-    has = dataclasses.replace(
-        recorded, timing_cache=None, opt_level=None, version_compatible=False, hardware_compatible=False, dla=None
-    )
-    merged = dataclasses.replace(has, **changes)
+    merged = dataclasses.replace(recorded, **{**defaults, **changes})
     if gpu is not None and merged.targets and gpu.compute_capability not in merged.targets:
         return dataclasses.replace(merged, targets=(*merged.targets, gpu.compute_capability))
     return merged
