@@ -17,35 +17,26 @@ def build(given: Dict[str, Any]) -> List[Path]:
     Gives the files written, the engine first. GradsegError for what the engine cannot be built from.
     """
     source, out = Path(given["source"]), Path(given["out"])
+    if given["how"] == "copy":
+        with atomic_path(out) as temporary:
+            shutil.copyfile(str(source), str(temporary))
+        return [out]
     try:
-        return {"copy": _copied, "openvino": _openvino, "native": _native}[given["how"]](source, out, given)
+        import onnx
+
+        model = onnx.load(str(source))
+        if given["how"] == "openvino":
+            from gradseg.export.ir.files import write_ir
+            from gradseg.export.ir.form import openvino_form
+
+            write_ir(openvino_form(model), out, given["hint"], given["pinning"])
+            return [out, out.with_suffix(".bin")]
+        from gradseg.export.gsn.lower import native_program
+        from gradseg.runtime.native.library import native_isa
+
+        if native_isa() is None:  # asked here, where a library that crashes harms nobody
+            raise GradsegError("the native extension is not built here, or it has no kernels for this CPU", 3)
+        save_program(native_program(model), out)
+        return [out]
     except ImportError as error:
         raise GradsegError(f"{error.name or error} is not installed here", 3) from error
-
-
-def _copied(source: Path, out: Path, given: Dict[str, Any]) -> List[Path]:
-    with atomic_path(out) as temporary:
-        shutil.copyfile(str(source), str(temporary))
-    return [out]
-
-
-def _openvino(source: Path, out: Path, given: Dict[str, Any]) -> List[Path]:
-    import onnx
-
-    from gradseg.export.ir.files import write_ir
-    from gradseg.export.ir.form import openvino_form
-
-    write_ir(openvino_form(onnx.load(str(source))), out, given["hint"], given["pinning"])
-    return [out, out.with_suffix(".bin")]
-
-
-def _native(source: Path, out: Path, given: Dict[str, Any]) -> List[Path]:
-    import onnx
-
-    from gradseg.export.gsn.lower import native_program
-    from gradseg.runtime.native.library import native_isa
-
-    if native_isa() is None:  # asked here, where a library that crashes harms nobody
-        raise GradsegError("the native extension is not built here, or it has no kernels for this CPU", 3)
-    save_program(native_program(onnx.load(str(source))), out)
-    return [out]

@@ -8,10 +8,11 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import gradseg
 from gradseg.base.conditions import conditions, usable_cores
+from gradseg.calibration.qdq.cpu import cpu_flags
 
 PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "openvino", "torch")
 CODE = ("models", "data", "runtime", "calibration", "export")  # what decides what is built and how it is timed
@@ -68,12 +69,7 @@ def _fast(cores: Sequence[int], root: Path) -> List[int]:
 
 def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the CPU multiplies bfloat16 by itself."""
-    words: Set[str] = set()
-    for line in _text(Path(cpuinfo)).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            words.update(value.split())
-    return bool(words & set(BF16))
+    return not cpu_flags(cpuinfo).isdisjoint(BF16)
 
 
 def governor() -> Optional[str]:
@@ -109,7 +105,6 @@ class Others:
 
     def __init__(self) -> None:
         self._begin = _busy()
-        self._own = 0.0
 
     def share(self, own: float) -> Optional[float]:
         """0..1; None where the system does not count. own: seconds of CPU that our processes took since."""

@@ -11,6 +11,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.calibration.qdq.int8 import Calibrated, Settings, calibrated, int8_from_calibrated
 from gradseg.calibration.qdq.int8_from_arguments import cpu_form, int8_from_stored, settings_from
+from gradseg.calibration.qdq.native_form import native_int8
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO
 from gradseg.export.tuning.state import Store
 from gradseg.graphs.forms import FORMS, float_forms
@@ -133,15 +134,11 @@ def _rows(model: Any) -> Any:
     return graph.to_model()
 
 
-def _native(seen: Calibrated, settings: Settings) -> Any:
-    from gradseg.calibration.qdq.native_form import native_int8
-
-    return native_int8(seen, dataclasses.replace(settings, target=NATIVE.name, reduce_range=False))
-
-
 RECIPES: Dict[str, Callable[[Calibrated, Settings], Any]] = {
     "cpu": lambda seen, settings: int8_from_calibrated(seen, settings, cpu_form),
     "groups": lambda seen, settings: int8_from_calibrated(seen, settings, _rows),
     "openvino": lambda seen, settings: int8_from_calibrated(seen, dataclasses.replace(settings, target=OPENVINO.name)),
-    "native": _native,
+    "native": lambda seen, settings: native_int8(
+        seen, dataclasses.replace(settings, target=NATIVE.name, reduce_range=False)
+    ),
 }
