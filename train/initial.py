@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gradseg.base.errors import GradsegError
@@ -19,13 +20,9 @@ def dense_from_grouped(weight: Tensor, in_channels: int) -> Tensor:
 
     Zero outside the diagonal blocks. C_in must be a multiple of the grouped width.
     """
-    out_channels, width = weight.shape[:2]
-    groups = in_channels // width
-    dense = weight.new_zeros(out_channels, in_channels, *weight.shape[2:])
-    rows = out_channels // groups
-    for g in range(groups):
-        dense[g * rows : (g + 1) * rows, g * width : (g + 1) * width] = weight[g * rows : (g + 1) * rows]
-    return dense
+    width = weight.shape[1]
+    rows = enumerate(weight.chunk(in_channels // width))
+    return torch.cat([F.pad(row, (0, 0, 0, 0, g * width, in_channels - (g + 1) * width)) for g, row in rows])
 
 
 def initialise(network: SegNetwork, path: str | Path) -> str:

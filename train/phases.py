@@ -8,10 +8,8 @@ from typing import Iterator, Mapping, Optional
 import torch
 from torch import Tensor, nn
 
-from gradseg.models.checkpoint import gradual_network
 from gradseg.models.grouping import finalise
 from gradseg.models.networks.erfnet import Encoder, SegNetwork
-from gradseg.models.spec import ModelSpec
 
 
 class CoarseNetwork(nn.Module):
@@ -46,12 +44,6 @@ class HeldEncoderNetwork(nn.Module):
         return self.decoder(features)  # type: ignore[no-any-return]
 
 
-def first_network(spec: ModelSpec, direct: bool, has_encoder_phase: bool, dropout: float) -> SegNetwork:
-    """The network at the start of a run: dense and gradual, or already grouped for ordinary (`direct`) training."""
-    build = SegNetwork if direct else gradual_network
-    return build(spec, predictor=has_encoder_phase, dropout_scale=dropout)
-
-
 def leave_encoder_phase(network: SegNetwork) -> None:
     """Turns the network into its final form: true grouped convolutions, no predictor. Raises if α is not 0."""
     finalise(network)
@@ -77,10 +69,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     for parameter in module.parameters():
         if parameter.requires_grad:
             (decayed if parameter.dim() == 4 and parameter.shape[1] > 1 else plain).append(parameter)
-    groups: list[dict[str, object]] = [{"params": plain, "weight_decay": 0.0}]
-    if decayed:
-        groups.append({"params": decayed, "weight_decay": weight_decay})
-    return groups
+    both = ((plain, 0.0), (decayed, weight_decay))
+    return [{"params": parameters, "weight_decay": decay} for parameters, decay in both if parameters]
 
 
 class Average:

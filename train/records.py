@@ -31,9 +31,6 @@ class Records:
             if isinstance(value, float) and math.isfinite(value):
                 self.board.add_scalar(key, value, int(row["epoch"]))
         self.board.flush()
-        self.write_csv()
-
-    def write_csv(self) -> None:
         write_rows(self.out / "log.csv", self.columns, self.rows)
 
     def plot(self) -> None:

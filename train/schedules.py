@@ -67,10 +67,5 @@ def plan_phases(epochs: int, encoder: int | None, decoder: int | None, direct: b
             f"--epochs {epochs} leaves {joint} for the joint phase after {first} encoder and {second} decoder epochs; "
             "use more epochs, or --direct"
         )
-    named = [("encoder", first), ("decoder", second), ("joint", joint)]
-    phases, start = [], 0
-    for name, length in named:
-        if length:
-            phases.append(Phase(name, start, length))
-        start += length
-    return phases
+    every = (Phase("encoder", 0, first), Phase("decoder", first, second), Phase("joint", first + second, joint))
+    return [phase for phase in every if phase.epochs]

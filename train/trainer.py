@@ -15,11 +15,10 @@ from lightning_fabric import Fabric
 
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import Dataset
-from gradseg.models.checkpoint import FORMAT, check_state, read_raw, save_checkpoint
+from gradseg.models.checkpoint import FORMAT, check_state, gradual_network, read_raw, save_checkpoint
 from gradseg.models.grouping import get_alpha, set_alpha
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import ModelSpec
-from gradseg.runtime.metrics import Confusion
 from gradseg.train.evaluate import evaluate
 from gradseg.train.feed.augment import PRESETS
 from gradseg.train.feed.batches import Feeder, epoch_order
@@ -28,7 +27,6 @@ from gradseg.train.losses import class_shares, class_weights, coarse_cross_entro
 from gradseg.train.phases import (
     Average,
     copied,
-    first_network,
     leave_encoder_phase,
     parameter_groups,
     phase_module,
@@ -71,7 +69,8 @@ class Trainer:
         self.phases = settings.phases()
         torch.manual_seed(settings.seed)
         has_encoder_phase = self.phases[0].name == "encoder"
-        self.network: SegNetwork = first_network(spec, settings.direct, has_encoder_phase, settings.dropout)
+        build = SegNetwork if settings.direct else gradual_network  # already grouped, or dense and gradual
+        self.network: SegNetwork = build(spec, has_encoder_phase, settings.dropout)
         self.started = initialise(self.network, settings.init) if settings.init else ""
         if not has_encoder_phase:
             self._to_final_form()
@@ -217,12 +216,11 @@ class Trainer:
             logits_of = self.network.encoder.predict if phase.name == "encoder" else self.network
             mine = range(fabric.global_rank, len(self.val), fabric.world_size)
             confusion = evaluate(logits_of, self.spec, self.val, fabric.device, progress.validation(mine))
-        merged = Confusion(self.spec.num_classes)
         for name in ("matrix", "missed"):
             counts = fabric.all_reduce(torch.from_numpy(getattr(confusion, name)).to(fabric.device), reduce_op="sum")
-            setattr(merged, name, counts.cpu().numpy())  # type: ignore[union-attr]
-        found = {"miou": merged.miou(), "pixel_accuracy": merged.pixel_accuracy()}
-        found.update({f"iou/{name}": float(v) for name, v in zip(self.spec.classes, merged.iou(), strict=True)})
+            setattr(confusion, name, counts.cpu().numpy())  # type: ignore[union-attr]
+        found = {"miou": confusion.miou(), "pixel_accuracy": confusion.pixel_accuracy()}
+        found.update({f"iou/{name}": float(v) for name, v in zip(self.spec.classes, confusion.iou(), strict=True)})
         return found
 
     def _save(self, phase: Phase, optimizer: Any, average: Average, row: dict[str, Any]) -> None:

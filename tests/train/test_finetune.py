@@ -36,9 +36,9 @@ from gradseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import spec_for
 from gradseg.train.finetune import main
-from gradseg.train.qat.exported import export_runner
 from gradseg.train.qat.fake_quant import ActivationQuantiser, Step, WeightQuantiser, fake_quantise, round_through
 from gradseg.train.qat.finetune_settings import FinetuneSettings
+from gradseg.train.qat.finetuner import export_runner
 from gradseg.train.qat.onnx_module import OnnxModule
 from gradseg.train.qat.sparsity import Sparsity, has_pattern, left_dense, measured_sparsity, prunable
 from gradseg.train.qat.unfold import HEAD, module_of, network_from_folded

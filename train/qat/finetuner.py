@@ -17,11 +17,13 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.calibration.cost.accuracy import Frames, Network, Score
 from gradseg.calibration.qdq.int8 import calibrated
+from gradseg.calibration.qdq.int8_from_arguments import int8_from_stored
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.quantise import WeightSettings
 from gradseg.calibration.qdq.repair import bias_corrected
 from gradseg.data.base import Dataset
 from gradseg.graphs.onnx_export import onnx_from_checkpoint
+from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.train.feed.augment import PRESETS
@@ -29,7 +31,6 @@ from gradseg.train.feed.batches import PixelFeeder, epoch_order
 from gradseg.train.losses import class_shares, class_weights, cross_entropy, soft_jaccard
 from gradseg.train.phases import Average
 from gradseg.train.progress import Progress
-from gradseg.train.qat.exported import export_runner
 from gradseg.train.qat.finetune_settings import FinetuneSettings
 from gradseg.train.qat.onnx_module import OnnxModule
 from gradseg.train.qat.sparsity import Sparsity, measured_sparsity, prunable
@@ -249,3 +250,15 @@ class Finetuner:
         stored = load_checkpoint(best)
         export = self.frames.score(export_runner(stored, self.threads).first, self.best_labels)
         return FinetuneResult(best, self.before.miou, start, export, stored.info.get("sparsity"))
+
+
+def export_runner(ckpt: Checkpoint, threads: Optional[int] = None) -> OnnxRunner:
+    """The checkpoint's export in ONNX Runtime, as `to_ort.py` writes it: INT8 if it holds scales, else FP32.
+
+    Made for other devices than this CPU, it is run as its Q/DQ pairs are written.
+    """
+    model, integers = onnx_from_checkpoint(ckpt), True
+    if "quantisation" in ckpt.info:
+        stored = ckpt.info["quantisation"]
+        model, integers = int8_from_stored(model, stored), stored["target"] == "cpu"
+    return OnnxRunner(model.SerializeToString(), "the export", threads, integers=integers)
