@@ -7,9 +7,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from gradseg.export.gsn.reader import NotLowered, Reader, chain_before, windows
+from gradseg.export.gsn.reader import NotLowered, Reader, windows
 from gradseg.graphs.graph import attribute
-from gradseg.graphs.passes.rows_head import INTERLEAVED, ROWS
+from gradseg.graphs.passes.columns_head import Head as BlockHead
+from gradseg.graphs.passes.columns_head import find_head
+from gradseg.graphs.passes.rows_head import last_nodes
 
 PLAIN = (("Cast", "Cast", "ArgMax"), ("Cast", "ArgMax"))
 
@@ -27,51 +29,27 @@ class Head:
 
 def head_of(reader: Reader) -> Head:
     """The head that ends a model; NotLowered for any other end."""
-    output = reader.graph.model.graph.output[0].name
-    found = _interleaved(reader, output) or _rows(reader, output) or _plain(reader, output)
+    blocks = find_head(reader.graph)
+    found = _plain(reader) if blocks is None else _of_blocks(blocks)
     if found is None:
-        last = reader.writer.get(output)
+        last = reader.writer.get(reader.graph.model.graph.output[0].name)
         while last is not None and last.op_type in ("Cast", "Reshape", "Squeeze", "ArgMax", "Transpose"):
             last = reader.writer.get(last.input[0])
         raise NotLowered(last, "the labels must be the argmax of a 1x1 convolution or a 2x2 stride-2 deconvolution")
     return found
 
 
-def _interleaved(reader: Reader, output: str) -> Optional[Head]:
-    chain = chain_before(reader, output, INTERLEAVED)
-    if not chain:
-        return None
-    conv, split, best, shuffle = chain[6], reader.constant(chain[5], 1), chain[4], chain[2]
-    by_two = attribute(shuffle, "blocksize") == 2 and attribute(shuffle, "mode", b"DCR") == b"DCR"
-    fits = len(split) == 5 and split[1] == 4 and attribute(best, "axis", 0) == 2 and by_two
-    if not fits or not _is_plain(reader, conv, 1):
-        return None
-    weight = reader.constant(conv, 1)
-    return _four(conv.name, str(conv.input[0]), weight.reshape(len(weight), -1), reader.bias(conv, len(weight)))
-
-
-def _rows(reader: Reader, output: str) -> Optional[Head]:
-    chain = chain_before(reader, output, ROWS)
-    if not chain or attribute(chain[6], "transA", 0) != 1 or attribute(chain[6], "transB", 0) != 0:
-        return None
-    gemm = chain[6]
-    weight = reader.constant(gemm, 1).T
-    return _four(gemm.name, str(chain[7].input[0]), weight, reader.bias(gemm, len(weight)))
-
-
-def _four(name: str, source: str, rows: Any, bias: Any) -> Head:
-    """Rows (4 * classes, cin), by place in a block of 2x2 labels, then by class."""
-    classes = len(rows) // 4
-    weight = rows.reshape(2, 2, classes, -1).transpose(2, 3, 0, 1)
-    bias = np.broadcast_to(bias, (4 * classes,)).reshape(4, classes)
+def _of_blocks(found: BlockHead) -> Head:
+    weight = found.weight.reshape(2, 2, found.classes, -1).transpose(2, 3, 0, 1)
+    bias = np.broadcast_to(0.0 if found.bias is None else found.bias, (4 * found.classes,)).reshape(4, -1)
     if not np.array_equal(bias, np.broadcast_to(bias[:1], bias.shape)):
-        raise NotLowered(None, f"head {name}: four different biases in a block of labels")
-    return Head(name, source, weight, bias[0])
+        raise NotLowered(None, f"head {found.scores.name}: four different biases in a block of labels")
+    return Head(found.scores.name, found.features, weight, bias[0])
 
 
-def _plain(reader: Reader, output: str) -> Optional[Head]:
+def _plain(reader: Reader) -> Optional[Head]:
     for operators in PLAIN:
-        chain = chain_before(reader, output, operators)
+        chain = last_nodes(reader.graph, operators)
         if chain and attribute(chain[-1], "axis", 0) == 1 and not attribute(chain[-1], "select_last_index", 0):
             node = reader.writer.get(chain[-1].input[0])
             sizes = {"Conv": 1, "ConvTranspose": 2}

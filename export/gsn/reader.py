@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import onnx
@@ -11,6 +11,7 @@ import onnx
 from gradseg.base.errors import GradsegError
 from gradseg.export.gsn.ops import Convolution, deconvolution_parts
 from gradseg.graphs.graph import Graph, attribute, shapes_of
+from gradseg.graphs.passes.fold_batchnorm import shuffle_before
 from gradseg.graphs.passes.fold_input import dense_weight
 
 SHUFFLE = ("Reshape", "Transpose")
@@ -100,20 +101,10 @@ class Reader:
 
     def shuffle_before(self, node: Any) -> Tuple[str, Any]:
         """(input, channel of the input for each of the output) of the channel shuffle that ends in `node`."""
-        nodes = [node]
-        while len(nodes) < 3:
-            before = self.writer.get(nodes[-1].input[0])
-            if before is None or before.op_type not in SHUFFLE:
-                break
-            nodes.append(before)
-        names = [each.op_type for each in nodes]
-        if names != ["Reshape", "Transpose", "Reshape"] or list(attribute(nodes[1], "perm")) != [0, 2, 1, 3, 4]:
+        found = shuffle_before(self.graph, node.output[0])
+        if found is None or self.map_shape(found[0]) != self.map_shape(node.output[0]):
             raise NotLowered(node, "no channel shuffle")
-        inner, outer = self.shapes[nodes[2].output[0]], self.shapes[nodes[0].output[0]]
-        source = str(nodes[2].input[0])
-        if len(inner) != 5 or list(self.map_shape(source)) != outer[1:] or inner[3:] != outer[2:]:
-            raise NotLowered(node, "no channel shuffle")
-        return source, np.arange(outer[1]).reshape(inner[1:3]).T.reshape(-1)
+        return found[0], found[2]
 
     def shuffled(self) -> Dict[int, int]:
         """How many groups the channel shuffles of so many channels have."""
@@ -151,15 +142,3 @@ def one_input_each(weight: Any) -> Any:
         return None
     taken = used[:, :, 0].argmax(axis=1)
     return taken if len(set(taken.tolist())) == outputs else None
-
-
-def chain_before(reader: Reader, tensor: str, operators: Sequence[str]) -> List[Any]:
-    """The nodes that lead to a tensor, backwards, if they are of these operators; else []."""
-    found: List[Any] = []
-    for operator in operators:
-        node = reader.writer.get(tensor)
-        if node is None or node.op_type != operator:
-            return []
-        found.append(node)
-        tensor = node.input[0]
-    return found

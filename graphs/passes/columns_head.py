@@ -19,17 +19,20 @@ import onnx
 from onnx import TensorProto
 
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import bias_of
 from gradseg.graphs.passes.rows_head import ROWS, interleaved_head, last_nodes
 
 
 @dataclass(frozen=True)
 class Head:
-    """A label head. last: the node that writes the labels. features: the tensor (1, C_in, height, width) it reads.
+    """A label head. last: the node that writes the labels. scores: the one that multiplies. features: the tensor
+    (1, C_in, height, width) that it reads.
 
     weight: (4 * classes, C_in), ordered by pixel of the 2x2 block, then class. bias: (4 * classes,) or None.
     """
 
     last: onnx.NodeProto
+    scores: onnx.NodeProto
     features: str
     weight: np.ndarray[Any, Any]
     bias: Optional[np.ndarray[Any, Any]]
@@ -70,13 +73,13 @@ def find_head(graph: Graph) -> Optional[Head]:
 
 def _interleaved(graph: Graph) -> Optional[Head]:
     chain = interleaved_head(graph)
-    if chain is None or attribute(chain[-1], "group", 1) != 1 or any(attribute(chain[-1], "pads", [])):
+    if chain is None:
         return None
     conv, split = chain[-1], chain[-2]
     weight = graph.weights[conv.input[1]]
     _, _, classes, height, width = (int(size) for size in graph.weights[split.input[1]])
-    bias = graph.weights[conv.input[2]] if len(conv.input) > 2 and conv.input[2] else None
-    return Head(chain[0], conv.input[0], weight.reshape(weight.shape[:2]), bias, classes, height, width)
+    bias = bias_of(graph, conv)
+    return Head(chain[0], conv, conv.input[0], weight.reshape(weight.shape[:2]), bias, classes, height, width)
 
 
 def _rows(graph: Graph) -> Optional[Head]:
@@ -85,8 +88,9 @@ def _rows(graph: Graph) -> Optional[Head]:
         return None
     gemm, split, features = chain[-2], chain[-3], chain[-1]
     shape, weight = graph.weights.get(split.input[1]), graph.weights.get(gemm.input[1])
-    if shape is None or shape.size != 5 or weight is None or attribute(gemm, "transA", 0) != 1:
+    turned = attribute(gemm, "transA", 0) == 1 and attribute(gemm, "transB", 0) == 0
+    if shape is None or shape.size != 5 or weight is None or not turned:
         return None
     height, width, _, _, classes = (int(size) for size in shape)
-    bias = graph.weights[gemm.input[2]] if len(gemm.input) > 2 and gemm.input[2] else None
-    return Head(chain[0], features.input[0], weight.T, bias, classes, height, width)
+    bias = bias_of(graph, gemm)
+    return Head(chain[0], gemm, features.input[0], weight.T, bias, classes, height, width)

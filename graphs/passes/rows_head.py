@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from gradseg.graphs.graph import Graph
+from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import group_of, is_conv, is_pointwise
 
 # heads from the output backwards: the one that is needed, and the one that this pass makes of it
 INTERLEAVED = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
@@ -57,10 +58,13 @@ def interleaved_head(graph: Graph) -> Optional[List[onnx.NodeProto]]:
     found = last_nodes(graph, INTERLEAVED)
     if found is None:
         return None
-    conv, split = found[-1], found[-2]
-    if conv.input[1] not in graph.weights or graph.weights[conv.input[1]].shape[2:] != (1, 1):
+    shuffle, best, split, conv = (found[index] for index in (2, 4, 5, 6))
+    if not is_conv(graph, conv) or not is_pointwise(graph, conv) or group_of(conv) != 1:
         return None
-    return found if len(graph.weights.get(split.input[1], ())) == 5 else None
+    sizes = graph.weights.get(split.input[1], np.zeros(0))
+    of_four = len(sizes) == 5 and sizes[1] == 4 and attribute(best, "axis", 0) == 2
+    by_two = attribute(shuffle, "blocksize") == 2 and attribute(shuffle, "mode", b"DCR") == b"DCR"
+    return found if of_four and by_two else None
 
 
 def last_nodes(graph: Graph, operators: Sequence[str]) -> Optional[List[onnx.NodeProto]]:
