@@ -11,13 +11,24 @@ from onnx import helper
 from gradseg.graphs.graph import Graph, attribute
 
 
+def is_plain_convolution(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a convolution or deconvolution is 2-d and its weights, and bias if any, are constants."""
+    biased = len(node.input) > 2 and node.input[2]
+    constant = node.input[1] in graph.weights and (not biased or node.input[2] in graph.weights)
+    return constant and graph.weights[node.input[1]].ndim == 4
+
+
 def is_conv(graph: Graph, node: Optional[onnx.NodeProto]) -> bool:
     """Whether the node is a 2-d convolution whose weights, and bias if any, are constants, padded by plain numbers."""
-    if node is None or node.op_type != "Conv" or node.input[1] not in graph.weights:
+    if node is None or node.op_type != "Conv" or not is_plain_convolution(graph, node):
         return False
-    if len(node.input) > 2 and node.input[2] and node.input[2] not in graph.weights:
-        return False
-    return graph.weights[node.input[1]].ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+    return bool(attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
+
+
+def grouped_convs(graph: Graph) -> List[onnx.NodeProto]:
+    """The convolutions of several groups of more than one channel."""
+    convs = [node for node in graph.nodes if is_conv(graph, node) and group_of(node) > 1]
+    return [node for node in convs if weight_of(graph, node).shape[1] > 1]
 
 
 def group_of(node: onnx.NodeProto) -> int:

@@ -20,27 +20,26 @@ import numpy as np
 import onnx
 
 from gradseg.graphs.graph import Graph, attribute, shapes_of
-from gradseg.graphs.passes.convolutions import constant_shape, only_reader
+from gradseg.graphs.passes.convolutions import bias_of, constant_shape, is_plain_convolution, only_reader, weight_of
 
 Taps = List[Tuple[int, int]]  # (tap of the kernel, which input pixel it meets, relative)
 
 
 def deconv_as_conv(graph: Graph, apart: bool = False, rows: bool = False) -> int:
     """Applies the pass in place; returns the number of deconvolutions changed."""
-    found = [node for node in graph.nodes if _doubles(graph, node)]
+    found = [node for node in graph.nodes if doubles(graph, node)]
     shapes = shapes_of(graph.to_model()) if found else {}
     for node in found:
         _rewrite(graph, node, shapes[node.input[0]], apart, rows)
     return len(found)
 
 
-def _doubles(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type != "ConvTranspose" or node.input[1] not in graph.weights:
+def doubles(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether the node is a deconvolution as the pass needs it."""
+    if node.op_type != "ConvTranspose" or not is_plain_convolution(graph, node):
         return False
-    if len(node.input) > 2 and node.input[2] and node.input[2] not in graph.weights:
-        return False
-    weight = graph.weights[node.input[1]]
-    if weight.ndim != 4 or min(weight.shape[2:]) < 2 or list(attribute(node, "strides", [])) != [2, 2]:
+    weight = weight_of(graph, node)
+    if min(weight.shape[2:]) < 2 or list(attribute(node, "strides", [])) != [2, 2]:
         return False
     if attribute(node, "group", 1) != 1 or set(attribute(node, "dilations", [1, 1])) != {1}:
         return False
@@ -60,16 +59,11 @@ def phase_taps(size: int, pad: int) -> Tuple[Taps, Taps]:
 
 
 def _rewrite(graph: Graph, node: onnx.NodeProto, shape: List[int], apart: bool, rows: bool) -> None:
-    weight = graph.weights[node.input[1]]
-    pads = attribute(node, "pads", [0] * 4)
+    weight, bias, pads = weight_of(graph, node), bias_of(graph, node), attribute(node, "pads", [0] * 4)
     taps = [phase_taps(weight.shape[2 + side], pads[side]) for side in (0, 1)]
-    bias = graph.weights[node.input[2]] if len(node.input) > 2 and node.input[2] else None
     phases = [(taps[0][y], taps[1][x]) for y in (0, 1) for x in (0, 1)]
     alike = len({len(side) for pair in phases for side in pair}) == 1
-    if apart and not alike:
-        parts = [[phase] for phase in phases]
-    else:
-        parts = [phases]
+    parts = [[phase] for phase in phases] if apart and not alike else [phases]
     relu = only_reader(graph, node.output[0])
     output, last = node.output[0], relu is not None and relu.op_type == "Relu"
     graph.remove(node)

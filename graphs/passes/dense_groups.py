@@ -9,25 +9,14 @@ Exact: the added products are with zero. Proof: tests/test_export_passes.py.
 
 from __future__ import annotations
 
-import numpy as np
-
-from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.graph import Graph
+from gradseg.graphs.passes.convolutions import bias_of, group_of, grouped_convs, set_weights, weight_of
 from gradseg.graphs.passes.fold_input import dense_weight
 
 
 def dense_groups(graph: Graph, most: int = 8) -> int:
     """Applies the pass in place; returns the number of convolutions changed."""
-    changed = 0
-    for node in graph.nodes:
-        group = attribute(node, "group", 1) if node.op_type == "Conv" else 1
-        if not 1 < group <= most or node.input[1] not in graph.weights:
-            continue
-        weight = graph.weights[node.input[1]]
-        if weight.shape[1] == 1:
-            continue
-        node.input[1] = graph.constant(f"{node.input[1]}_dense", np.ascontiguousarray(dense_weight(weight, group)))
-        for found in node.attribute:
-            if found.name == "group":
-                found.i = 1
-        changed += 1
-    return changed
+    found = [node for node in grouped_convs(graph) if group_of(node) <= most]
+    for node in found:
+        set_weights(graph, node, dense_weight(weight_of(graph, node), group_of(node)), bias_of(graph, node), 1)
+    return len(found)

@@ -13,13 +13,15 @@ Proof: tests/test_export_passes.py, random and tied logits against NumPy's argma
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import bias_of, constant_shape, weight_of
+from gradseg.graphs.passes.deconv_as_conv import doubles
 
 OUTPUT = "labels"
 
@@ -35,42 +37,27 @@ def label_head(graph: Graph, logits_shape: Sequence[int]) -> None:
         labels = graph.add("ArgMax", [logits], graph.fresh("classes"), axis=1, keepdims=0)
         labels = graph.add("Cast", [labels], graph.fresh("classes_float"), to=TensorProto.FLOAT)
     graph.add("Cast", [labels], OUTPUT, to=TensorProto.UINT8)
-    del graph.model.graph.output[:]
-    graph.model.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [1, height, width]))
+    declared = helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [1, height, width])
+    graph.model.graph.output[0].CopyFrom(declared)
 
 
 def _is_2x2_upsampling(graph: Graph, node: onnx.NodeProto) -> bool:
-    return (
-        node.op_type == "ConvTranspose"
-        and node.input[1] in graph.weights
-        and graph.weights[node.input[1]].shape[2:] == (2, 2)
-        and list(attribute(node, "strides", [])) == [2, 2]
-        and list(attribute(node, "dilations", [1, 1])) == [1, 1]
-        and attribute(node, "group", 1) == 1
-        and not any(attribute(node, "pads", []))
-        and not any(attribute(node, "output_padding", []))
-        and not attribute(node, "output_shape")
-    )
+    return doubles(graph, node) and weight_of(graph, node).shape[2:] == (2, 2) and not any(attribute(node, "pads", []))
 
 
 def _interleaved_labels(graph: Graph, deconv: onnx.NodeProto, classes: int, height: int, width: int) -> str:
     """The labels, float32 (1, 2 * height, 2 * width), of a deconvolution of a (height, width) map."""
-    weight = graph.weights[deconv.input[1]]  # (C_in, C, 2, 2) → (dy, dx, C, C_in)
-    rows = weight.transpose(2, 3, 1, 0).reshape(4 * classes, -1, 1, 1)
+    # (C_in, C, 2, 2) → (dy, dx, C, C_in)
+    rows = weight_of(graph, deconv).transpose(2, 3, 1, 0).reshape(4 * classes, -1, 1, 1)
     inputs = [deconv.input[0], graph.constant(f"{deconv.input[1]}_1x1", np.ascontiguousarray(rows))]
-    if len(deconv.input) > 2 and deconv.input[2]:
-        bias = np.tile(graph.weights[deconv.input[2]], 4)
-        inputs.append(graph.constant(f"{deconv.input[2]}_1x1", bias))
+    bias = bias_of(graph, deconv)
+    if bias is not None:
+        inputs.append(graph.constant(f"{deconv.input[2]}_1x1", np.tile(bias, 4)))
     graph.remove(deconv)
-    shape = _shape(graph, "head_shape", [1, 4, classes, height, width])
+    shape = constant_shape(graph, "head_shape", 1, 4, classes, height, width)
     logits = graph.add("Conv", inputs, graph.fresh("logits_1x1"), kernel_shape=[1, 1])
     split = graph.add("Reshape", [logits, shape], graph.fresh("logits_by_pixel"))
     best = graph.add("ArgMax", [split], graph.fresh("classes"), axis=2, keepdims=0)
     best = graph.add("Cast", [best], graph.fresh("classes_float"), to=TensorProto.FLOAT)
     best = graph.add("DepthToSpace", [best], blocksize=2, mode="DCR")
-    return graph.add("Reshape", [best, _shape(graph, "labels_shape", [1, 2 * height, 2 * width])])
-
-
-def _shape(graph: Graph, stem: str, dims: Sequence[int]) -> str:
-    value: np.ndarray[Any, Any] = np.asarray(dims, np.int64)
-    return graph.constant(stem, value)
+    return graph.add("Reshape", [best, constant_shape(graph, "labels_shape", 1, 2 * height, 2 * width)])

@@ -11,17 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from gradseg.graphs.graph import Graph
-from gradseg.graphs.passes.convolutions import bias_of, group_of, is_conv, like, split, weight_of
+from gradseg.graphs.passes.convolutions import bias_of, group_of, grouped_convs, like, split, weight_of
 
 
 def split_groups(graph: Graph, most: int = 8) -> int:
     """Applies the pass in place; returns the number of convolutions changed."""
-    changed = 0
-    for node in list(graph.nodes):
-        group = group_of(node) if is_conv(graph, node) else 1
-        if not 1 < group <= most or weight_of(graph, node).shape[1] == 1:
-            continue
-        weight, bias = weight_of(graph, node), bias_of(graph, node)
+    found = [node for node in grouped_convs(graph) if group_of(node) <= most]
+    for node in found:
+        weight, bias, group = weight_of(graph, node), bias_of(graph, node), group_of(node)
         biases = [None] * group if bias is None else np.split(bias, group)
         sources = split(graph, node.input[0], [weight.shape[1]] * group)
         parts = [
@@ -30,5 +27,4 @@ def split_groups(graph: Graph, most: int = 8) -> int:
         ]
         graph.remove(node)
         graph.add("Concat", parts, node.output[0], axis=1)
-        changed += 1
-    return changed
+    return len(found)

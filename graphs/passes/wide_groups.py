@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 
 from gradseg.graphs.graph import Graph
-from gradseg.graphs.passes.convolutions import bias_of, group_of, is_conv, set_weights, weight_of
+from gradseg.graphs.passes.convolutions import bias_of, group_of, grouped_convs, set_weights, weight_of
 from gradseg.graphs.passes.fold_input import dense_weight
 
 
 def wide_groups(graph: Graph, block: int = 16) -> int:
     """Applies the pass in place; returns the number of convolutions changed."""
     changed = 0
-    for node in graph.nodes:
-        group = group_of(node) if is_conv(graph, node) else 1
-        if group == 1 or weight_of(graph, node).shape[1] == 1:
-            continue
-        weight = weight_of(graph, node)
+    for node in grouped_convs(graph):
+        weight, group = weight_of(graph, node), group_of(node)
         joined = _joined(weight.shape[0] // group, weight.shape[1], group, block)
         if joined > 1:
             set_weights(graph, node, joined_weight(weight, group, joined), bias_of(graph, node), group // joined)
