@@ -9,8 +9,8 @@ import numpy as np
 
 from gradseg.export.gsn.reader import NotLowered, Reader, windows
 from gradseg.graphs.graph import attribute
-from gradseg.graphs.passes.columns_head import Head as BlockHead
 from gradseg.graphs.passes.columns_head import find_head
+from gradseg.graphs.passes.rows_head import Head as BlockHead
 from gradseg.graphs.passes.rows_head import last_nodes
 
 PLAIN = (("Cast", "Cast", "ArgMax"), ("Cast", "ArgMax"))

@@ -24,6 +24,7 @@ from onnx import TensorProto
 from gradseg.base.errors import GradsegError
 from gradseg.graphs.foreign.reading import Trimmed, writers
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import constant_shape, resized
 from gradseg.graphs.passes.label_head import OUTPUT, label_head
 from gradseg.graphs.verify import TIE, labels_from_logits
 
@@ -141,6 +142,7 @@ def labels_from_head(graph: Graph, head: Head, size_hw: Tuple[int, int]) -> Grap
     if head.kind == "labels":
         _taken_labels(graph, head, size_hw)
         return Graph(graph.to_model())
+    assert head.classes is not None
     tensor, threshold = head.tensor, head.threshold
     if head.hw == size_hw:
         plain = _without_softmax(graph, tensor, head.axis)
@@ -153,17 +155,9 @@ def labels_from_head(graph: Graph, head: Head, size_hw: Tuple[int, int]) -> Grap
     elif head.axis == 3:
         tensor = graph.add("Transpose", [tensor], perm=[0, 3, 1, 2])
     if head.hw != size_hw:
-        sizes = graph.constant("logits_size", np.asarray([1, head.classes, *size_hw], np.int64))
-        tensor = graph.add(
-            "Resize",
-            [tensor, "", "", sizes],
-            graph.fresh("logits_enlarged"),
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
-        )
+        tensor = resized(graph, tensor, graph.fresh("logits_enlarged"), 1, head.classes, *size_hw)
     graph.model.graph.output[0].name = tensor
     graph = Graph(graph.to_model())  # without what was cut off
-    assert head.classes is not None
     label_head(graph, (1, head.classes, *size_hw))
     return graph
 
@@ -205,7 +199,7 @@ def _two_channels(graph: Graph, tensor: str, head: Head, threshold: float) -> st
             inputs.append(graph.constant("two_biases", np.asarray([threshold, bias[0]], np.float32)))
             kept = {found.name: attribute(conv, found.name) for found in conv.attribute}
             return graph.add("Conv", inputs, graph.fresh("two_logits"), **kept)
-    shape = graph.constant("channel_shape", np.asarray([1, 1, *head.hw], np.int64))
+    shape = constant_shape(graph, "channel_shape", 1, 1, *head.hw)
     inputs = [graph.add("Reshape", [tensor, shape], graph.fresh("channel"))]
     inputs.append(graph.constant("channel_weight", np.asarray([0, 1], np.float32).reshape(2, 1, 1, 1)))
     inputs.append(graph.constant("channel_bias", np.asarray([threshold, 0], np.float32)))
@@ -217,18 +211,12 @@ def _taken_labels(graph: Graph, head: Head, size_hw: Tuple[int, int]) -> None:
     labels = graph.add("Cast", [head.tensor], graph.fresh("labels_int32"), to=TensorProto.INT32)
     labels = graph.add("Cast", [labels], graph.fresh("labels_float"), to=TensorProto.FLOAT)  # TensorRT: see label_head
     if head.hw != size_hw:
-        labels = graph.add("Reshape", [labels, graph.constant("small", np.asarray([1, 1, *head.hw], np.int64))])
+        labels = graph.add("Reshape", [labels, constant_shape(graph, "small", 1, 1, *head.hw)])
         factor = size_hw[0] // head.hw[0]
         scales = graph.constant("label_factor", np.asarray([1, 1, factor, factor], np.float32))
-        labels = graph.add(
-            "Resize",
-            [labels, "", scales],
-            graph.fresh("labels_repeated"),
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-    labels = graph.add("Reshape", [labels, graph.constant("labels_shape", np.asarray([1, *size_hw], np.int64))])
+        places = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        labels = graph.add("Resize", [labels, "", scales], graph.fresh("labels_repeated"), mode="nearest", **places)
+    labels = graph.add("Reshape", [labels, constant_shape(graph, "labels_shape", 1, *size_hw)])
     graph.add("Cast", [labels], OUTPUT, to=TensorProto.UINT8)
-    del graph.model.graph.output[:]
-    graph.model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [1, *size_hw]))
+    declared = onnx.helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [1, *size_hw])
+    graph.model.graph.output[0].CopyFrom(declared)

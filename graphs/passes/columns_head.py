@@ -11,34 +11,14 @@ Proof: tests/test_openvino_passes.py, random and tied logits against NumPy's arg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
-import onnx
 from onnx import TensorProto
 
 from gradseg.graphs.graph import Graph, attribute
-from gradseg.graphs.passes.convolutions import bias_of
-from gradseg.graphs.passes.rows_head import ROWS, interleaved_head, last_nodes
-
-
-@dataclass(frozen=True)
-class Head:
-    """A label head. last: the node that writes the labels. scores: the one that multiplies. features: the tensor
-    (1, C_in, height, width) that it reads.
-
-    weight: (4 * classes, C_in), ordered by pixel of the 2x2 block, then class. bias: (4 * classes,) or None.
-    """
-
-    last: onnx.NodeProto
-    scores: onnx.NodeProto
-    features: str
-    weight: np.ndarray[Any, Any]
-    bias: Optional[np.ndarray[Any, Any]]
-    classes: int
-    height: int
-    width: int
+from gradseg.graphs.passes.convolutions import bias_of, constant_shape
+from gradseg.graphs.passes.rows_head import ROWS, Head, interleaved_head, last_nodes
 
 
 def columns_head(graph: Graph) -> bool:
@@ -46,43 +26,30 @@ def columns_head(graph: Graph) -> bool:
     head = find_head(graph)
     if head is None:
         return False
-    pixels, output = head.height * head.width, head.last.output[0]
-
-    def shape(stem: str, *dims: int) -> str:
-        return graph.constant(stem, np.asarray(dims, np.int64))
-
+    height, width = head.height, head.width
     graph.remove(head.last)
-    features = graph.add("Reshape", [head.features, shape("features_shape", -1, pixels)])
+    features = graph.add("Reshape", [head.features, constant_shape(graph, "features_shape", -1, height * width)])
     scores = graph.add("MatMul", [graph.constant("head_columns", np.ascontiguousarray(head.weight)), features])
     if head.bias is not None:
         scores = graph.add("Add", [scores, graph.constant("head_columns_bias", head.bias.reshape(-1, 1))])
-    planes = shape("planes_shape", 4, head.classes, pixels)
+    planes = constant_shape(graph, "planes_shape", 4, head.classes, height * width)
     scores = graph.add("Reshape", [scores, planes], graph.fresh("logits_planes"))
     best = graph.add("ArgMax", [scores], graph.fresh("classes_planes"), axis=1, keepdims=0)
     best = graph.add("Cast", [best], to=TensorProto.UINT8)
-    best = graph.add("Reshape", [best, shape("blocks_shape", 2, 2, head.height, head.width)])
+    best = graph.add("Reshape", [best, constant_shape(graph, "blocks_shape", 2, 2, height, width)])
     best = graph.add("Transpose", [best], perm=[2, 0, 3, 1])
-    graph.add("Reshape", [best, shape("labels_planes_shape", 1, 2 * head.height, 2 * head.width)], output)
+    whole = constant_shape(graph, "labels_planes_shape", 1, 2 * height, 2 * width)
+    graph.add("Reshape", [best, whole], head.last.output[0])
     return True
 
 
 def find_head(graph: Graph) -> Optional[Head]:
     """The label head that the graph ends in, or None."""
-    return _interleaved(graph) or _rows(graph)
-
-
-def _interleaved(graph: Graph) -> Optional[Head]:
-    chain = interleaved_head(graph)
-    if chain is None:
-        return None
-    conv, split = chain[-1], chain[-2]
-    weight = graph.weights[conv.input[1]]
-    _, _, classes, height, width = (int(size) for size in graph.weights[split.input[1]])
-    bias = bias_of(graph, conv)
-    return Head(chain[0], conv, conv.input[0], weight.reshape(weight.shape[:2]), bias, classes, height, width)
+    return interleaved_head(graph) or _rows(graph)
 
 
 def _rows(graph: Graph) -> Optional[Head]:
+    """The head that `rows_head` makes, or None."""
     chain = last_nodes(graph, ROWS)
     if chain is None:
         return None
@@ -92,5 +59,4 @@ def _rows(graph: Graph) -> Optional[Head]:
     if shape is None or shape.size != 5 or weight is None or not turned:
         return None
     height, width, _, _, classes = (int(size) for size in shape)
-    bias = bias_of(graph, gemm)
-    return Head(chain[0], gemm, features.input[0], weight.T, bias, classes, height, width)
+    return Head(chain[0], gemm, features.input[0], weight.T, bias_of(graph, gemm), classes, height, width)

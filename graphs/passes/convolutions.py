@@ -99,6 +99,13 @@ def constant_shape(graph: Graph, stem: str, *dims: int) -> str:
     return graph.constant(stem, np.asarray(dims, np.int64))
 
 
+def resized(graph: Graph, source: str, output: str, *dims: int) -> str:
+    """Adds a bilinear Resize of `source` to these dimensions, between pixel centres; returns `output`."""
+    sizes = constant_shape(graph, f"{output}_size", *dims)
+    options = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add("Resize", [source, "", "", sizes], output, **options)
+
+
 def split(graph: Graph, source: str, sizes: Sequence[int], axis: int = 1) -> List[str]:
     """Adds a Split of `source` along an axis; returns its outputs."""
     outputs = [graph.fresh(f"{source}_part") for _ in sizes]

@@ -26,21 +26,15 @@ MOST_STRIPES = 32
 
 def even_head(graph: Graph, most_bytes: int = MOST) -> bool:
     """Applies the pass in place; False if the graph does not end in that head, which then stays as it is."""
-    chain = interleaved_head(graph)
-    if chain is None:
+    head = interleaved_head(graph)
+    if head is None:
         return False
-    conv, reshape = chain[-1], chain[-2]
-    batch, quad, classes, height, width = (int(v) for v in graph.weights[reshape.input[1]])
-    if (batch, quad) != (1, 4):
-        return False
-    weight = graph.weights[conv.input[1]]
-    inputs = int(weight.shape[1])
-    columns = weight.reshape(quad, classes, inputs).transpose(2, 1, 0).reshape(inputs, -1)
-    operands = [graph.constant(f"{conv.input[1]}_columns", np.ascontiguousarray(columns))]
-    if len(conv.input) > 2:
-        bias = graph.weights[conv.input[2]].reshape(quad, classes).T.ravel()
-        operands.append(graph.constant(f"{conv.input[2]}_columns", np.ascontiguousarray(bias)))
-    pixels = graph.add("Transpose", [conv.input[0]], graph.fresh("features_rows"), perm=[0, 2, 3, 1])
+    quad, classes, height, width, inputs = 4, head.classes, head.height, head.width, head.weight.shape[1]
+    columns = head.weight.reshape(quad, classes, inputs).transpose(2, 1, 0).reshape(inputs, -1)
+    operands = [graph.constant("head_columns", np.ascontiguousarray(columns))]
+    if head.bias is not None:
+        operands.append(graph.constant("head_columns_bias", head.bias.reshape(quad, classes).T.ravel()))
+    pixels = graph.add("Transpose", [head.features], graph.fresh("features_rows"), perm=[0, 2, 3, 1])
     pixels = graph.add("Reshape", [pixels, constant_shape(graph, "features_shape", height * width, inputs)])
     count = _stripes(height, quad * classes * height * width * 4, most_bytes)
     stripes = [pixels] if count == 1 else split(graph, pixels, [height * width // count] * count, axis=0)
@@ -54,9 +48,9 @@ def even_head(graph: Graph, most_bytes: int = MOST) -> bool:
     best = found[0] if count == 1 else graph.add("Concat", found, graph.fresh("labels_columns"), axis=0)
     best = graph.add("Reshape", [best, constant_shape(graph, "labels_pairs_shape", height, width, 2, 2)])
     best = graph.add("Transpose", [best], perm=[0, 2, 1, 3])
-    output = chain[0].output[0]
-    graph.remove(chain[0])
-    graph.add("Reshape", [best, constant_shape(graph, "labels_whole_shape", 1, 2 * height, 2 * width)], output)
+    graph.remove(head.last)
+    whole = constant_shape(graph, "labels_whole_shape", 1, 2 * height, 2 * width)
+    graph.add("Reshape", [best, whole], head.last.output[0])
     return True
 
 

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from gradseg.base.errors import GradsegError
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import resized
 
 
 def frame_size(graph: Graph, frame_hw: Tuple[int, int]) -> None:
@@ -64,10 +65,7 @@ def _resize_frame(graph: Graph, frame_hw: Tuple[int, int], network_hw: Tuple[int
 def _shrunk(graph: Graph, pixels: str, network_hw: Tuple[int, int]) -> str:
     """(1, H, W, 3) → (1, 3, h, w)."""
     planes = graph.add("Transpose", [pixels], graph.fresh("frame_planes"), perm=[0, 3, 1, 2])
-    sizes = graph.constant("network_size", np.array([1, 3, *network_hw], np.int64))
-    inputs = [planes, "", "", sizes]
-    options = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return graph.add("Resize", inputs, graph.fresh("frame_resized"), **options)
+    return resized(graph, planes, graph.fresh("frame_resized"), 1, 3, *network_hw)
 
 
 def _resize_labels(graph: Graph, network_hw: Tuple[int, int], frame_hw: Tuple[int, int]) -> None:

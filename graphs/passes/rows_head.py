@@ -10,61 +10,74 @@ Proof: tests/test_export_passes.py, random and tied logits against NumPy's argma
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from dataclasses import dataclass
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from gradseg.graphs.graph import Graph, attribute
-from gradseg.graphs.passes.convolutions import group_of, is_conv, is_pointwise
+from gradseg.graphs.passes.convolutions import bias_of, constant_shape, group_of, is_conv, is_pointwise, weight_of
 
 # heads from the output backwards: the one that is needed, and the one that this pass makes of it
 INTERLEAVED = ("Cast", "Reshape", "DepthToSpace", "Cast", "ArgMax", "Reshape", "Conv")
 ROWS = ("Cast", "Reshape", "Transpose", "Cast", "ArgMax", "Reshape", "Gemm", "Reshape")
 
 
+@dataclass(frozen=True)
+class Head:
+    """A label head. last: the node that writes the labels. scores: the one that multiplies. features: the tensor
+    (1, C_in, height, width) that it reads.
+
+    weight: (4 * classes, C_in), ordered by pixel of the 2x2 block, then class. bias: (4 * classes,) or None.
+    """
+
+    last: onnx.NodeProto
+    scores: onnx.NodeProto
+    features: str
+    weight: np.ndarray[Any, Any]
+    bias: Optional[np.ndarray[Any, Any]]
+    classes: int
+    height: int
+    width: int
+
+
 def rows_head(graph: Graph) -> bool:
     """Applies the pass in place; False if the graph does not end in that head, which then stays as it is."""
-    chain = interleaved_head(graph)
-    if chain is None:
+    head = interleaved_head(graph)
+    if head is None:
         return False
-    conv, split = chain[-1], chain[-2]
-    weight = graph.weights[conv.input[1]]
-    _, _, classes, height, width = (int(v) for v in graph.weights[split.input[1]])
-    inputs = int(weight.shape[1])
-
-    def shape(stem: str, *dims: int) -> str:
-        return graph.constant(stem, np.asarray(dims, np.int64))
-
-    pixels = graph.add("Reshape", [conv.input[0], shape("features_shape", inputs, height * width)])
-    operands = [pixels, graph.constant(f"{conv.input[1]}_rows", np.ascontiguousarray(weight.reshape(-1, inputs).T))]
-    if len(conv.input) > 2:
-        operands.append(conv.input[2])
+    height, width, inputs = head.height, head.width, head.weight.shape[1]
+    pixels = graph.add("Reshape", [head.features, constant_shape(graph, "features_shape", inputs, height * width)])
+    operands = [pixels, graph.constant("head_rows", np.ascontiguousarray(head.weight.T))]
+    if head.bias is not None:
+        operands.append(graph.constant("head_rows_bias", head.bias))
     logits = graph.add("Gemm", operands, graph.fresh("logits_rows"), transA=1)
-    logits = graph.add("Reshape", [logits, shape("rows_shape", height, width, 2, 2, classes)])
+    logits = graph.add("Reshape", [logits, constant_shape(graph, "rows_shape", height, width, 2, 2, head.classes)])
     best = graph.add("ArgMax", [logits], graph.fresh("classes_rows"), axis=4, keepdims=0)
     best = graph.add("Cast", [best], to=TensorProto.INT32)
     best = graph.add("Transpose", [best], perm=[0, 2, 1, 3])
-    best = graph.add("Reshape", [best, shape("labels_rows_shape", 1, 2 * height, 2 * width)])
-    output = chain[0].output[0]
-    graph.remove(chain[0])
-    graph.add("Cast", [best], output, to=TensorProto.UINT8)
+    best = graph.add("Reshape", [best, constant_shape(graph, "labels_rows_shape", 1, 2 * height, 2 * width)])
+    graph.remove(head.last)
+    graph.add("Cast", [best], head.last.output[0], to=TensorProto.UINT8)
     return True
 
 
-def interleaved_head(graph: Graph) -> Optional[List[onnx.NodeProto]]:
-    """The head's nodes from the output backwards, or None if the graph ends otherwise."""
+def interleaved_head(graph: Graph) -> Optional[Head]:
+    """The head that `label_head` makes, or None if the graph ends otherwise."""
     found = last_nodes(graph, INTERLEAVED)
     if found is None:
         return None
     shuffle, best, split, conv = (found[index] for index in (2, 4, 5, 6))
+    shape = [int(size) for size in graph.weights.get(split.input[1], ())]
     if not is_conv(graph, conv) or not is_pointwise(graph, conv) or group_of(conv) != 1:
         return None
-    sizes = graph.weights.get(split.input[1], np.zeros(0))
-    of_four = len(sizes) == 5 and sizes[1] == 4 and attribute(best, "axis", 0) == 2
     by_two = attribute(shuffle, "blocksize") == 2 and attribute(shuffle, "mode", b"DCR") == b"DCR"
-    return found if of_four and by_two else None
+    if len(shape) != 5 or shape[1] != 4 or attribute(best, "axis", 0) != 2 or not by_two:
+        return None
+    weight = weight_of(graph, conv)
+    return Head(found[0], conv, conv.input[0], weight.reshape(weight.shape[:2]), bias_of(graph, conv), *shape[2:])
 
 
 def last_nodes(graph: Graph, operators: Sequence[str]) -> Optional[List[onnx.NodeProto]]:
