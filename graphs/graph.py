@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set
 
 import numpy as np
 import onnx
@@ -68,9 +68,9 @@ class Graph:
     def is_output(self, tensor: str) -> bool:
         return any(output.name == tensor for output in self.model.graph.output)
 
-    def replace_uses(self, old: str, new: str) -> None:
-        """Every node that reads `old` reads `new` instead; graph outputs are not touched."""
-        for node in self.nodes:
+    def replace_uses(self, old: str, new: str, nodes: Optional[Iterable[onnx.NodeProto]] = None) -> None:
+        """Every node (of `nodes`) that reads `old` reads `new` instead; graph outputs are not touched."""
+        for node in self.nodes if nodes is None else nodes:
             for index, name in enumerate(node.input):
                 if name == old:
                     node.input[index] = new

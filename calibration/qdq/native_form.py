@@ -10,9 +10,9 @@ from typing import Any, List, Optional
 import numpy as np
 
 from gradseg.calibration.qdq.int8 import Calibrated, Settings, int8_from_calibrated
-from gradseg.calibration.qdq.plan import is_plain_convolution
 from gradseg.calibration.qdq.repair import add_to_bias
-from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.graph import Graph
+from gradseg.graphs.passes.convolutions import group_of, is_plain_convolution, weight_of
 from gradseg.graphs.passes.fold_input import dense_weight
 from gradseg.runtime.native.program import EIGHTHS
 
@@ -38,7 +38,7 @@ def native_form(model: Any) -> Any:
         rest = np.broadcast_to((whole.astype(np.float64) - mean).reshape(-1), (3,))
         node.input[1] = graph.constant(f"{node.input[1]}_whole", whole.astype(np.float32))
         for conv in convolutions:
-            weight = dense_weight(graph.weights[conv.input[1]].astype(np.float64), attribute(conv, "group", 1))
+            weight = dense_weight(weight_of(graph, conv).astype(np.float64), group_of(conv))
             add_to_bias(graph, conv, np.einsum("oiyx,i->o", weight, rest))
     return graph.to_model()
 

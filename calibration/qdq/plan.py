@@ -29,6 +29,7 @@ import onnx
 
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO, target_named
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import group_of, is_plain_convolution, only_reader, weight_of
 
 PASS_THROUGH = ("MaxPool", "Reshape", "Transpose", "Resize")  # no value leaves the input's range: they keep its scale
 COMPUTE = ("Conv", "ConvTranspose")
@@ -127,9 +128,8 @@ def centred_pixels(graph: Graph) -> Set[str]:
     """`pixel_tensors`, and those that a constant mean is subtracted from."""
     found = pixel_tensors(graph)
     for node in graph.nodes:
-        if node.op_type == "Sub" and node.input[0] in found and node.input[1] in graph.weights:
-            found.update(node.output)
-        if node.op_type == "MaxPool" and node.input[0] in found:
+        centring = node.op_type == "Sub" and node.input[1] in graph.weights
+        if node.input[0] in found and (centring or node.op_type == "MaxPool"):
             found.update(node.output)
     return found
 
@@ -151,20 +151,12 @@ def _worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
     return node.op_type in ("Reshape", "Transpose") and target != "trt" and _inside_shuffle(graph, node)
 
 
-def is_plain_convolution(graph: Graph, node: onnx.NodeProto) -> bool:
-    """A 2-D convolution with constant weights and a bias, if any, that is constant too."""
-    constant = node.input[1] in graph.weights and (
-        len(node.input) < 3 or not node.input[2] or node.input[2] in graph.weights
-    )
-    return constant and graph.weights[node.input[1]].ndim == 4
-
-
 def _convolution_worth_it(graph: Graph, node: onnx.NodeProto, target: str) -> bool:
     if _makes_logits(graph, node.output[0]):
         return False
     if target == "tidl":
         return True
-    weight, group = graph.weights[node.input[1]], attribute(node, "group", 1)
+    weight, group = weight_of(graph, node), group_of(node)
     if target == "cpu":
         resized = any(reader.op_type == "Resize" for reader in graph.consumers(node.output[0]))
         return node.op_type == "Conv" and not resized and weight.shape[0] > NARROW
@@ -210,11 +202,10 @@ def _makes_logits(graph: Graph, tensor: str) -> bool:
     """Whether nothing but reshaping lies between a tensor and the argmax (or the graph's output)."""
     if graph.is_output(tensor):
         return True
-    readers = graph.consumers(tensor)
     return any(
         reader.op_type in ("ArgMax", "Gemm")
         or (reader.op_type in AFTER_LOGITS and _makes_logits(graph, reader.output[0]))
-        for reader in readers
+        for reader in graph.consumers(tensor)
     )
 
 
@@ -246,10 +237,8 @@ def _activations(graph: Graph, node: onnx.NodeProto) -> List[str]:
 
 def result_of(graph: Graph, node: onnx.NodeProto) -> str:
     """A node's output, after the ReLU that belongs to it if there is one."""
-    readers = graph.consumers(node.output[0])
-    if len(readers) == 1 and is_relu(graph, readers[0]) and not graph.is_output(node.output[0]):
-        return str(readers[0].output[0])
-    return str(node.output[0])
+    reader = only_reader(graph, node.output[0])
+    return str(reader.output[0] if reader is not None and is_relu(graph, reader) else node.output[0])
 
 
 def is_relu(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -78,10 +78,7 @@ def _quantise_activation(graph: Graph, tensor: str, scale_zero: Tuple[str, str])
     readers = graph.consumers(tensor)
     packed = graph.add("QuantizeLinear", [tensor, *scale_zero], graph.fresh(f"{tensor}_quantised"))
     unpacked = graph.add("DequantizeLinear", [packed, *scale_zero], graph.fresh(f"{tensor}_dequantised"))
-    for node in readers:
-        for index, name in enumerate(node.input):
-            if name == tensor:
-                node.input[index] = unpacked
+    graph.replace_uses(tensor, unpacked, readers)
 
 
 def channel_axis(node: onnx.NodeProto, target: Target, settings: WeightSettings) -> Optional[int]:

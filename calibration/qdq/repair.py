@@ -7,15 +7,24 @@ Both from Nagel et al., "Data-Free Quantization Through Weight Equalization and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 import numpy as np
 import onnx
 
-from gradseg.calibration.qdq.plan import COMPUTE, Plan, is_plain_convolution
+from gradseg.calibration.qdq.plan import COMPUTE, Plan
 from gradseg.calibration.qdq.quantise import WeightSettings, channel_axis, weight_scales
 from gradseg.calibration.qdq.targets import MOST, REDUCED, along, target_named, weight_integers
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import (
+    bias_of,
+    by_group,
+    channels_of,
+    is_plain_convolution,
+    only_reader,
+    scaled,
+    weight_of,
+)
 
 SWEEPS = 40
 DONE = 1e-3  # largest relative change of a scale in a sweep below which equalisation has converged
@@ -51,28 +60,22 @@ def equalised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def pairs(graph: Graph) -> List[Pair]:
     """The pairs of convolutions that can be equalised, in the graph's order."""
-    result = []
-    for node in graph.nodes:
-        if node.op_type in COMPUTE and is_plain_convolution(graph, node):
-            pair = _pair_from(graph, node)
-            if pair is not None:
-                result.append(pair)
-    return result
+    firsts = [node for node in graph.nodes if node.op_type in COMPUTE and is_plain_convolution(graph, node)]
+    return [pair for pair in (_pair_from(graph, node) for node in firsts) if pair is not None]
 
 
 def _pair_from(graph: Graph, first: onnx.NodeProto) -> Optional[Pair]:
-    count = _output_channels(graph, first)
+    count = channels_of(graph, first)[0]
     order = np.arange(count)
     shape: Optional[List[int]] = None  # inside a channel shuffle: what the channels were reshaped to
     tensor = first.output[0]
     while True:
-        readers = graph.consumers(tensor)
-        if len(readers) != 1 or graph.is_output(tensor):
+        node = only_reader(graph, tensor)
+        if node is None:
             return None
-        node = readers[0]
         if node.op_type in COMPUTE and node.input[0] == tensor and shape is None:
-            constant = is_plain_convolution(graph, node)
-            return Pair(first, node, order) if constant and _input_channels(graph, node) == count else None
+            fits = is_plain_convolution(graph, node) and channels_of(graph, node)[1] == count
+            return Pair(first, node, order) if fits else None
         if node.op_type == "Reshape" and node.input[1] in graph.weights:
             dims = [int(v) for v in graph.weights[node.input[1]]]
             if shape is None and len(dims) == 5 and dims[1] * dims[2] == count:
@@ -93,16 +96,6 @@ def _is_homogeneous(node: onnx.NodeProto) -> bool:
     return len(node.output) == 1 and (node.op_type != "Resize" or attribute(node, "mode", b"nearest") != b"cubic")
 
 
-def _output_channels(graph: Graph, node: onnx.NodeProto) -> int:
-    weight = graph.weights[node.input[1]]
-    return int(weight.shape[0] if node.op_type == "Conv" else weight.shape[1] * attribute(node, "group", 1))
-
-
-def _input_channels(graph: Graph, node: onnx.NodeProto) -> int:
-    weight = graph.weights[node.input[1]]
-    return int(weight.shape[1] * attribute(node, "group", 1) if node.op_type == "Conv" else weight.shape[0])
-
-
 def _own_weights(graph: Graph, found: List[Pair]) -> None:
     """Gives every convolution of a pair weights and a bias that it shares with no other node."""
     nodes = {id(node): node for pair in found for node in (pair.first, pair.second)}
@@ -113,53 +106,20 @@ def _own_weights(graph: Graph, found: List[Pair]) -> None:
                 node.input[index] = graph.constant(name, graph.weights[name].copy())
 
 
-def _by_output(weight: np.ndarray[Any, Any], node: onnx.NodeProto) -> np.ndarray[Any, Any]:
-    """A view of weights as (output channels, rest), copied for deconvolutions."""
-    if node.op_type == "Conv":
-        return weight.reshape(weight.shape[0], -1)
-    group = attribute(node, "group", 1)
-    inner = weight.reshape(group, -1, *weight.shape[1:])
-    return np.moveaxis(inner, 2, 1).reshape(group * weight.shape[1], -1)
-
-
-def _input_maxima(weight: np.ndarray[Any, Any], node: onnx.NodeProto) -> np.ndarray[Any, Any]:
-    if node.op_type != "Conv":
-        return np.asarray(np.abs(weight).reshape(weight.shape[0], -1).max(axis=1))
-    group = attribute(node, "group", 1)
-    inner = np.abs(weight).reshape(group, weight.shape[0] // group, weight.shape[1], -1)
-    return np.asarray(inner.max(axis=(1, 3)).ravel())
-
-
-def _scale_inputs(weight: np.ndarray[Any, Any], node: onnx.NodeProto, scale: np.ndarray[Any, Any]) -> Any:
-    if node.op_type != "Conv":
-        return weight * scale[:, None, None, None]
-    group = attribute(node, "group", 1)
-    inner = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-    return (inner * scale.reshape(group, 1, -1, 1, 1)).reshape(weight.shape)
-
-
-def _scale_outputs(weight: np.ndarray[Any, Any], node: onnx.NodeProto, scale: np.ndarray[Any, Any]) -> Any:
-    if node.op_type == "Conv":
-        return weight * scale[:, None, None, None]
-    group = attribute(node, "group", 1)
-    inner = weight.reshape(group, -1, *weight.shape[1:])
-    return (inner * scale.reshape(group, 1, -1, 1, 1)).reshape(weight.shape)
-
-
 def _equalise(graph: Graph, pair: Pair) -> float:
     """One sweep over one pair; returns the largest relative change of a channel."""
-    first, second = graph.weights[pair.first.input[1]], graph.weights[pair.second.input[1]]
-    outgoing = np.abs(_by_output(first, pair.first)).max(axis=1).astype(np.float64)
+    first, second = weight_of(graph, pair.first), weight_of(graph, pair.second)
+    outgoing = np.abs(by_group(first, pair.first)).max(axis=(2, 3, 4)).ravel().astype(np.float64)
     incoming = np.empty_like(outgoing)
-    incoming[pair.order] = _input_maxima(second, pair.second)
+    incoming[pair.order] = np.abs(by_group(second, pair.second)).max(axis=(1, 3, 4)).ravel()
     alive = (outgoing > 0) & (incoming > 0)
     scale = np.ones_like(outgoing)
     scale[alive] = np.clip(np.sqrt(outgoing[alive] / incoming[alive]), 1 / MOST_STRETCH, MOST_STRETCH)
-    graph.weights[pair.first.input[1]] = _scale_outputs(first, pair.first, 1 / scale).astype(np.float32)
-    if len(pair.first.input) > 2 and pair.first.input[2]:
-        name = pair.first.input[2]
-        graph.weights[name] = (graph.weights[name] / scale).astype(np.float32)
-    graph.weights[pair.second.input[1]] = _scale_inputs(second, pair.second, scale[pair.order]).astype(np.float32)
+    graph.weights[pair.first.input[1]] = scaled(first, pair.first, 1 / scale).astype(np.float32)
+    bias = bias_of(graph, pair.first)
+    if bias is not None:
+        graph.weights[pair.first.input[2]] = (bias / scale).astype(np.float32)
+    graph.weights[pair.second.input[1]] = scaled(second, pair.second, None, scale[pair.order]).astype(np.float32)
     return float(np.abs(scale - 1).max(initial=0.0))
 
 
@@ -180,14 +140,12 @@ def bias_corrected(
     for node in graph.nodes:
         if node.name not in chosen or node.op_type not in COMPUTE or node.input[0] not in means:
             continue
-        weight = graph.weights[node.input[1]].astype(np.float64)
-        axis = channel_axis(node, wanted, weights)
-        scales = weight_scales(graph.weights[node.input[1]], node, wanted, weights)
+        weight, axis = weight_of(graph, node), channel_axis(node, wanted, weights)
+        scales = weight_scales(weight, node, wanted, weights)
         packed = weight_integers(weight, scales, axis, REDUCED if weights.reduce_range else MOST)
         rounding = packed * along(scales, axis, 4) - weight
-        shift = _by_output(_scale_inputs(rounding, node, np.asarray(means[node.input[0]], np.float64)), node).sum(
-            axis=1
-        )
+        errors = by_group(scaled(rounding, node, None, np.asarray(means[node.input[0]], np.float64)), node)
+        shift = errors.reshape(channels_of(graph, node)[0], -1).sum(axis=1)
         if node.op_type == "ConvTranspose":  # each output pixel sees one tap in stride ** 2
             strides = attribute(node, "strides", [1, 1])
             shift = shift / (strides[0] * strides[1])
@@ -196,9 +154,9 @@ def bias_corrected(
 
 
 def add_to_bias(graph: Graph, node: onnx.NodeProto, shift: np.ndarray[Any, Any]) -> None:
-    if len(node.input) > 2 and node.input[2]:
-        name = node.input[2]
-        node.input[2] = graph.constant(f"{name}_corrected", (graph.weights[name] + shift).astype(np.float32))
+    bias = bias_of(graph, node)
+    if bias is not None:
+        node.input[2] = graph.constant(f"{node.input[2]}_corrected", (bias + shift).astype(np.float32))
         return
     del node.input[2:]
     node.input.append(graph.constant(f"{node.input[1]}_bias_correction", shift.astype(np.float32)))
@@ -207,8 +165,5 @@ def add_to_bias(graph: Graph, node: onnx.NodeProto, shift: np.ndarray[Any, Any])
 def mean_tensors(graph: Graph, plan: Plan) -> List[str]:
     """The tensors whose channel means `bias_corrected` needs."""
     chosen = set(plan.nodes)
-    names: Dict[str, None] = {}
-    for node in graph.nodes:
-        if node.name in chosen and node.op_type in COMPUTE:
-            names[node.input[0]] = None
-    return list(names)
+    names = [node.input[0] for node in graph.nodes if node.name in chosen and node.op_type in COMPUTE]
+    return list(dict.fromkeys(names))

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper
 
 from gradseg.base.errors import GradsegError
 from gradseg.graphs.foreign.spec import Given
+from gradseg.graphs.passes.convolutions import set_attribute
+from gradseg.graphs.passes.raise_opset import opset_of
 
 LEAST = 13  # Q/DQ with a scale per channel
 RESERVED = ("frame", "labels")  # the deployment form's own names
@@ -88,7 +90,7 @@ def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """The same network at opset 13 or newer, constants computed, without control flow."""
     import onnxsim
 
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    version = opset_of(model)
     try:
         if version < LEAST:
             model = onnx.version_converter.convert_version(model, LEAST)
@@ -100,11 +102,8 @@ def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         ) from error
     for node in result.graph.node:
         if node.op_type == "Resize" and version < 11:  # the converter leaves newer defaults in place of what it was
-            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+            set_attribute(node, "coordinate_transformation_mode", "asymmetric")
+            set_attribute(node, "nearest_mode", "floor")
         if any(found.type == onnx.AttributeProto.GRAPH for found in node.attribute):
             raise GradsegError(
                 f"{where}: holds control flow ({node.op_type} {node.name}) that does not vanish at a fixed size; "

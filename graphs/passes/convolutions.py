@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -38,6 +38,34 @@ def group_of(node: onnx.NodeProto) -> int:
 def weight_of(graph: Graph, node: onnx.NodeProto) -> np.ndarray[Any, Any]:
     """(outputs, inputs / group, kH, kW)."""
     return graph.weights[node.input[1]]
+
+
+def by_group(weight: np.ndarray[Any, Any], node: onnx.NodeProto) -> np.ndarray[Any, Any]:
+    """A view of the weights of a convolution or deconvolution: (group, its outputs, its inputs, kH, kW)."""
+    split = weight.reshape(group_of(node), -1, *weight.shape[1:])
+    return split if node.op_type == "Conv" else split.swapaxes(1, 2)
+
+
+def channels_of(graph: Graph, node: onnx.NodeProto) -> Tuple[int, int]:
+    """How many channels a convolution or deconvolution gives, and how many it takes."""
+    groups, outputs, inputs = by_group(weight_of(graph, node), node).shape[:3]
+    return groups * outputs, groups * inputs
+
+
+def scaled(
+    weight: np.ndarray[Any, Any],
+    node: onnx.NodeProto,
+    outputs: Optional[np.ndarray[Any, Any]] = None,
+    inputs: Optional[np.ndarray[Any, Any]] = None,
+) -> np.ndarray[Any, Any]:
+    """A convolution's or deconvolution's weights times a factor for each channel, float64 (C,); float64."""
+    result = weight.astype(np.float64)
+    view = by_group(result, node)
+    if outputs is not None:
+        view *= outputs.reshape(len(view), -1, 1, 1, 1)
+    if inputs is not None:
+        view *= inputs.reshape(len(view), 1, -1, 1, 1)
+    return result
 
 
 def bias_of(graph: Graph, node: onnx.NodeProto) -> Optional[np.ndarray[Any, Any]]:

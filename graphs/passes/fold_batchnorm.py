@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import bias_of, channels_of, scaled, weight_of
 
 
 def fold_batchnorm(graph: Graph, keep: Collection[str] = ()) -> int:
@@ -84,18 +85,11 @@ def _push_concat(
 
 def _scale_conv(graph: Graph, node: onnx.NodeProto, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> None:
     """Multiplies an output-channel affine map into a convolution; weights shared with another node are copied."""
-    weight = graph.weights[node.input[1]].astype(np.float64)
-    if node.op_type == "Conv":
-        weight = weight * scale[:, None, None, None]
-    else:  # ConvTranspose: (C_in, C_out / group, kH, kW)
-        group = attribute(node, "group", 1)
-        per_group = scale.reshape(group, 1, -1, 1, 1)
-        weight = (weight.reshape(group, -1, *weight.shape[1:]) * per_group).reshape(weight.shape)
-    bias = graph.weights[node.input[2]].astype(np.float64) if len(node.input) > 2 and node.input[2] else 0.0
-    stem = node.input[1]
+    weight, bias, stem = scaled(weight_of(graph, node), node, scale), bias_of(graph, node), node.input[1]
     node.input[1] = graph.constant(f"{stem}_folded", weight.astype(np.float32))
     del node.input[2:]
-    node.input.append(graph.constant(f"{stem}_bias", (bias * scale + shift).astype(np.float32)))
+    folded = shift if bias is None else bias * scale + shift
+    node.input.append(graph.constant(f"{stem}_bias", folded.astype(np.float32)))
 
 
 def _insert_affine(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> str:
@@ -134,12 +128,8 @@ def channels(graph: Graph, tensor: str) -> Optional[int]:
             if value.name == tensor and len(value.type.tensor_type.shape.dim) == 4:
                 return int(value.type.tensor_type.shape.dim[1].dim_value) or None
         return None
-    if producer.op_type in ("Conv", "ConvTranspose") and producer.input[1] not in graph.weights:
-        return None
-    if producer.op_type == "Conv":
-        return int(graph.weights[producer.input[1]].shape[0])
-    if producer.op_type == "ConvTranspose":
-        return int(graph.weights[producer.input[1]].shape[1]) * int(attribute(producer, "group", 1))
+    if producer.op_type in ("Conv", "ConvTranspose"):
+        return channels_of(graph, producer)[0] if producer.input[1] in graph.weights else None
     if producer.op_type == "Concat" and attribute(producer, "axis") == 1:
         widths = [channels(graph, name) for name in producer.input]
         return None if None in widths else sum(width or 0 for width in widths)

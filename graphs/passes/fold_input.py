@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.graphs.passes.convolutions import bias_of, group_of, weight_of
 from gradseg.models.spec import ModelSpec
 
 INPUT = "frame"
@@ -39,8 +40,7 @@ def fold_input(graph: Graph, spec: ModelSpec) -> None:
         pixels = graph.add("Sub", [pixels, offset], graph.fresh("pixels_centred"))
         mean = np.zeros(3)
     _feed(graph, readers, old.name, pixels, spec, mean)
-    del graph.model.graph.input[:]
-    graph.model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, height, width, 3]))
+    old.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, height, width, 3]))
 
 
 def _source_channels(spec: ModelSpec) -> List[int]:
@@ -53,12 +53,7 @@ def _unpadded(node: onnx.NodeProto) -> bool:
 
 
 def _feed(
-    graph: Graph,
-    readers: List[onnx.NodeProto],
-    old: str,
-    pixels: str,
-    spec: ModelSpec,
-    mean: np.ndarray[Any, Any],
+    graph: Graph, readers: List[onnx.NodeProto], old: str, pixels: str, spec: ModelSpec, mean: np.ndarray[Any, Any]
 ) -> None:
     """Lets `readers`, which read the normalised tensor `old`, read the raw `pixels` instead."""
     for node in readers:
@@ -75,22 +70,19 @@ def _feed(
             conv = graph.producer(normalised)
             assert conv is not None
             _fold_conv(graph, conv, spec, mean)
-            for index, name in enumerate(node.input):
-                if name == old:
-                    node.input[index] = normalised
+            graph.replace_uses(old, normalised, [node])
 
 
 def _fold_conv(graph: Graph, node: onnx.NodeProto, spec: ModelSpec, mean: np.ndarray[Any, Any]) -> None:
-    weight = dense_weight(graph.weights[node.input[1]].astype(np.float64), attribute(node, "group", 1))
+    weight, bias = dense_weight(weight_of(graph, node).astype(np.float64), group_of(node)), bias_of(graph, node)
     scale = 1.0 / (255.0 * np.asarray(spec.std, np.float64))
-    bias = graph.weights[node.input[2]].astype(np.float64) if len(node.input) > 2 and node.input[2] else 0.0
-    bias = bias - np.einsum("ocyx,c->o", weight, mean * 255.0 * scale)
+    shift = (0.0 if bias is None else bias) - np.einsum("ocyx,c->o", weight, mean * 255.0 * scale)
     folded = (weight * scale[None, :, None, None])[:, _source_channels(spec)]
     stem = node.input[1]
     node.input[1] = graph.constant(f"{stem}_bgr", folded.astype(np.float32))
     del node.input[2:]
-    if np.any(bias):
-        node.input.append(graph.constant(f"{stem}_bgr_bias", bias.astype(np.float32)))
+    if np.any(shift):
+        node.input.append(graph.constant(f"{stem}_bgr_bias", shift.astype(np.float32)))
     kept = [a for a in node.attribute if a.name != "group"]
     del node.attribute[:]
     node.attribute.extend(kept)
