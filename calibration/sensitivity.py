@@ -20,9 +20,8 @@ from gradseg.base.options import METHODS, add_foreign_arguments, check_threads
 from gradseg.calibration.cost.accuracy import Frames
 from gradseg.calibration.cost.plots import new_figure, plot_ranking
 from gradseg.calibration.cost.ranking import Effect, Ranking, ranking
-from gradseg.calibration.qdq.int8 import Settings, calibrated
+from gradseg.calibration.qdq.int8 import Int8Parts, Settings, calibrated
 from gradseg.calibration.qdq.int8_from_arguments import form_for, parts_from_ranges, settings_from
-from gradseg.calibration.qdq.layers import Int8Parts
 from gradseg.calibration.qdq.targets import TARGETS
 from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.data.specs import open_data

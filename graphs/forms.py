@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import onnx
 
-from gradseg.graphs.graph import Graph
+from gradseg.graphs.graph import Graph, rewritten
 from gradseg.graphs.passes.blocked_sums import blocked_sums
 from gradseg.graphs.passes.bytes_first import bytes_first
 from gradseg.graphs.passes.chains import chains
@@ -43,10 +43,7 @@ class Form:
 
     def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A new model of the same function, spec and other metadata kept; `model` is not touched."""
-        graph = Graph(model)
-        for change in self.passes:
-            change(graph)
-        return graph.to_model()
+        return rewritten(model, *self.passes)
 
 
 BORDERS: Tuple[Change, ...] = (even_head, flat_frame, bytes_first)

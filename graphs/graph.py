@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set
 
 import numpy as np
 import onnx
@@ -109,6 +109,14 @@ class Graph:
                 stack.append((node, True))
                 stack.extend((writer[name], False) for name in reversed(node.input) if name in writer)
         return order
+
+
+def rewritten(model: onnx.ModelProto, *passes: Callable[[Graph], Any]) -> onnx.ModelProto:
+    """A new model, to which passes were applied one after the other; `model` is not touched."""
+    graph = Graph(model)
+    for change in passes:
+        change(graph)
+    return graph.to_model()
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

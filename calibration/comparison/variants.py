@@ -31,7 +31,7 @@ from gradseg.calibration.comparison.recipes import (
     tuned_names,
 )
 from gradseg.calibration.cost.accuracy import Frames, Score
-from gradseg.calibration.qdq.int8 import Calibrated, int8_model, observed_tensors
+from gradseg.calibration.qdq.int8 import Calibrated, Int8Parts, observed_tensors
 from gradseg.calibration.qdq.int8_from_arguments import form_for, int8_from_stored
 from gradseg.calibration.qdq.quantise import count_quantised
 from gradseg.calibration.qdq.repair import equalised
@@ -39,7 +39,7 @@ from gradseg.calibration.qdq.targets import TARGETS, Quantisation
 from gradseg.calibration.ranges import checks
 from gradseg.calibration.ranges.collect import statistics_from_frames
 from gradseg.graphs.frames import open_frames
-from gradseg.graphs.graph import Graph
+from gradseg.graphs.graph import rewritten
 from gradseg.graphs.passes.rows_head import rows_head
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models import metadata
@@ -81,7 +81,8 @@ def measured(subject: Subject, frames: Frames, data: str, options: Options, fold
     warnings = _calibrate(found, data, len(frames), options, tick)
     tick("float")
     model = float_form(subject.loaded.model)
-    score, reference = _scored_float(frames, _write(found, "float", model, folder), options.threads)
+    float_path = _write(found, "float", model, folder)
+    score, reference = frames.scored(runner_of(float_path, "cpu", options.threads).first)
     bench = _Bench(found, frames, options, folder, score, reference)
     variants = []
     for target in TARGETS:
@@ -114,9 +115,7 @@ def measured(subject: Subject, frames: Frames, data: str, options: Options, fold
 
 def float_form(model: Any) -> Any:
     """FP32 as ONNX Runtime runs it fastest, labels unchanged."""
-    graph = Graph(model)
-    rows_head(graph)
-    result = graph.to_model()
+    result = rewritten(model, rows_head)
     metadata.set_metadata(result, {metadata.TARGET: "cpu"})
     return result
 
@@ -149,10 +148,6 @@ def _write(found: Measured, name: str, model: Any, folder: Path) -> Path:
 def runner_of(path: Path, target: str, threads: Optional[int]) -> OnnxRunner:
     """A variant ready to run: `cpu` (and float) with ONNX Runtime's kernels, the others exactly as written."""
     return OnnxRunner(path.read_bytes(), path.name, threads, integers=target == "cpu")
-
-
-def _scored_float(frames: Frames, path: Path, threads: Optional[int]) -> tuple[Score, list[np.ndarray[Any, Any]]]:
-    return frames.scored(runner_of(path, "cpu", threads).first)
 
 
 @dataclass
@@ -193,12 +188,11 @@ class _Bench:
             found = known.activations(settings.target, settings.method)
             self.scales[key] = found, tensor_errors(known, settings, found)
         scales, errors = self.scales[key]
-        form = form_for(settings.target)
-        model = int8_model(known.model, scales, known.statistics.means, settings, form)
+        parts = Int8Parts(known.model, scales, known.statistics.means, settings, form_for(settings.target))
         self.found.tensors[recipe.name] = errors
         worst = max(errors, key=lambda each: each.clipped)
         mean = float(np.mean([each.clipped for each in errors]))
-        return model, {"clipped": {"mean": mean, "worst": worst.clipped, "tensor": worst.name}}
+        return parts.int8(), {"clipped": {"mean": mean, "worst": worst.clipped, "tensor": worst.name}}
 
     def from_tuned(self, tuned: Tuned) -> tuple[Any, dict[str, Any]]:
         if tuple(tuned.loaded.spec.classes) != tuple(self.frames.spec.classes):
@@ -206,8 +200,8 @@ class _Bench:
         if tuned.loaded.spec.input_hw != self.frames.spec.input_hw:
             raise GradsegError(f"{tuned.path}: its input size is not that of the network that it was made from")
         model = tuned.loaded.model
-        own = frames_miou(self.frames, float_form(model), self.options.threads)
-        return int8_from_stored(model, tuned.quantisation), {"own_float_miou": own}
+        own = OnnxRunner(float_form(model).SerializeToString(), "float", self.options.threads)
+        return int8_from_stored(model, tuned.quantisation), {"own_float_miou": self.frames.score(own.first).miou}
 
     def _score(self, name: str, target: str, model: Any) -> dict[str, Any]:
         path = _write(self.found, name, model, self.folder)
@@ -224,10 +218,6 @@ class _Bench:
             "int8_convolutions": packed,
             "convolutions": total,
         }
-
-
-def frames_miou(frames: Frames, model: Any, threads: Optional[int]) -> float:
-    return frames.score(OnnxRunner(model.SerializeToString(), "float", threads).first).miou
 
 
 def _time(found: Measured, options: Options) -> None:

@@ -24,7 +24,6 @@ TRIED_BACK = 16  # layers at most that are tried in INT8 again at the end
 LABELS = 0.01  # points that a percent of changed labels counts for, so that a chance gain of mIoU does not decide alone
 
 Build = Callable[[Tuple[str, ...]], Any]
-Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,26 +61,24 @@ def budgeted(
     max_drop: float,
     form: Optional[Form] = None,
     threads: Optional[int] = None,
-    progress: Optional[Tick] = None,
 ) -> Budgeted:
     """`within_budget` for a network and a target.
 
     Args:
         model: FP32 (onnx.ModelProto, `frame` → `labels`).
         build: names of nodes to keep in float → the INT8 model.
-        form: what `build` rewrites the model with before it plans, as for `int8.int8_model`.
+        form: what `build` rewrites the model with before it plans, as for `int8.Int8Parts`.
 
     Latency is measured here for `cpu`; for other targets, which have no device here, work stands for it.
     """
-    _check(max_drop)
     layers = layers_of(model, plan_for(model if form is None else form(model), target))
     base = frames.score(OnnxRunner(model.SerializeToString(), "float", threads).first)
     batch = next(iter(frames))[0]
 
     def measured() -> Costs:
-        return latency_costs(build, layers, batch, threads, progress) if target == "cpu" else work_costs(layers, target)
+        return latency_costs(build, layers, batch, threads) if target == "cpu" else work_costs(layers, target)
 
-    return within_budget(build, layers, frames, base, max_drop, measured, threads, target == "cpu", progress)
+    return within_budget(build, layers, frames, base, max_drop, measured, threads, target == "cpu")
 
 
 def within_budget(
@@ -93,7 +90,6 @@ def within_budget(
     costs: Callable[[], Costs],
     threads: Optional[int] = None,
     integers: bool = True,
-    progress: Optional[Tick] = None,
 ) -> Budgeted:
     """Keeps as few layers in float as the budget needs.
 
@@ -109,8 +105,9 @@ def within_budget(
     are not needed return to INT8. On all frames at most 2 + 2 log2(layers) + `TRIED_BACK` networks
     are scored. Raises GradsegError if no list holds, with the best that was reached.
     """
-    _check(max_drop)
-    search = _Search(build, layers, frames, float_score, max_drop, threads, integers, progress)
+    if not 0 <= max_drop < math.inf:
+        raise GradsegError(f"--max-drop {max_drop:g}: expected points of mIoU, 0 or more, such as 0.5")
+    search = _Search(build, layers, frames, float_score, max_drop, threads, integers)
     whole = search.drop(())
     first = f"full INT8 {_lost(whole)} on {len(frames)} frames, {max_drop:g} may be lost"
     if whole <= max_drop:
@@ -128,11 +125,6 @@ def within_budget(
     head = f"{first}: with {len(kept)} of {len(layers)} layers in float it {_lost(search.drop(kept))}"
     lines = (_why(row, known.unit, search.few_frames) for row in rows)
     return search.result(rows, (head, *lines, known.note))
-
-
-def _check(max_drop: float) -> None:
-    if not 0 <= max_drop < math.inf:
-        raise GradsegError(f"--max-drop {max_drop:g}: expected points of mIoU, 0 or more, such as 0.5")
 
 
 def _why(row: Kept, unit: str, frames: int) -> str:
@@ -176,16 +168,11 @@ class _Search:
         max_drop: float,
         threads: Optional[int],
         integers: bool,
-        progress: Optional[Tick],
     ) -> None:
         self.build, self.layers, self.frames, self.base, self.most = build, layers, frames, float_score, max_drop
-        self.threads, self.integers, self.progress = threads, integers, progress
+        self.threads, self.integers = threads, integers
         self.few_frames = min(RANK_FRAMES, len(frames))
         self._known: Dict[FrozenSet[str], Score] = {}
-
-    def tick(self, words: str) -> None:
-        if self.progress is not None:
-            self.progress(words)
 
     def without(self, layers: Sequence[Layer]) -> Any:
         """The model with these layers in float."""
@@ -197,7 +184,6 @@ class _Search:
     def score(self, kept: Sequence[Layer]) -> Score:
         key = frozenset(layer.name for layer in kept)
         if key not in self._known:
-            self.tick(f"mIoU with {len(kept)} layers in float")
             self._known[key] = self.frames.score(self.network(self.without(kept)))
         return self._known[key]
 
@@ -212,7 +198,6 @@ class _Search:
         whole: Optional[Score] = None
         found = {}
         for layer in self.layers:
-            self.tick(layer.name)
             alone = self.without([other for other in self.layers if other is not layer])
             if is_quantised(alone):
                 found[layer.name] = _gain(base, few.score(self.network(alone), labels), True)

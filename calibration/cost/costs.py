@@ -38,7 +38,6 @@ def latency_costs(
     layers: Sequence[Layer],
     batch: np.ndarray[Any, Any],
     threads: Optional[int] = None,
-    progress: Optional[Callable[[str], None]] = None,
 ) -> Costs:
     """Milliseconds that the network takes longer with one layer in float, on this CPU. batch: uint8 BGR (1, h, w, 3).
 
@@ -50,8 +49,6 @@ def latency_costs(
     whole = OnnxRunner(build(()).SerializeToString(), "INT8", threads)
     for start in range(0, len(layers), GROUP):
         group = layers[start : start + GROUP]
-        if progress is not None:
-            progress(f"latency of layers {start + 1} to {start + len(group)}")
         runners = [OnnxRunner(build(layer.nodes).SerializeToString(), layer.name, threads) for layer in group]
         full, *times = _fastest([whole, *runners], batch)
         for layer, taken in zip(group, times):

@@ -14,7 +14,8 @@ import onnx
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames, Score
-from gradseg.calibration.qdq.layers import Int8Parts, Layer, rounded
+from gradseg.calibration.qdq.int8 import Int8Parts
+from gradseg.calibration.qdq.layers import Layer, rounded
 from gradseg.graphs.graph import Graph
 from gradseg.graphs.sessions import OnnxRunner, argmax_of, exposed
 

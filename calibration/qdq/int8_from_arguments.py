@@ -17,8 +17,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames
 from gradseg.calibration.cost.budget import budgeted
 from gradseg.calibration.qdq.cpu import int8_saturates
-from gradseg.calibration.qdq.int8 import Settings, calibrated, int8_from_calibrated, int8_model
-from gradseg.calibration.qdq.layers import Int8Parts
+from gradseg.calibration.qdq.int8 import Int8Parts, Settings, calibrated
 from gradseg.calibration.qdq.native_form import native_form
 from gradseg.calibration.qdq.qat_onnx import int8_from_qat
 from gradseg.calibration.qdq.quantise import count_quantised
@@ -28,12 +27,16 @@ from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.data.specs import open_data
 from gradseg.graphs import verify
 from gradseg.graphs.frames import DATA_SPECS, default_source, other_scenes
-from gradseg.graphs.graph import Graph, is_quantised
+from gradseg.graphs.graph import is_quantised, rewritten
 from gradseg.graphs.inputs import Loaded
 from gradseg.graphs.passes.dense_groups import dense_groups
 from gradseg.graphs.passes.rows_head import rows_head
 
 ENOUGH = 0.95  # share of labels equal to FP32's below which INT8 comes with a warning
+
+# how to write the INT8 model, a note for its metadata, the frames that it is calibrated on (None for scales out of a
+# file), and where the scales are from in words
+Scales = Tuple[Int8Parts, Mapping[str, Any], Optional[str], str]
 
 
 @dataclass
@@ -47,10 +50,7 @@ class Int8:
 
 def cpu_form(model: Any) -> Any:
     """The FP32 model in the form that ONNX Runtime's INT8 kernels want; the names of its activations stay."""
-    graph = Graph(model)
-    dense_groups(graph)
-    rows_head(graph)
-    return graph.to_model()
+    return rewritten(model, dense_groups, rows_head)
 
 
 def form_for(target: str) -> Optional[Callable[[Any], Any]]:
@@ -79,10 +79,21 @@ def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
     if stored:
         return _fine_tuned(loaded, args, target, stored)
     settings = settings_from(args, target, args.calib_method)
-    made = _from_ranges(loaded, args, settings) if args.ranges else _from_frames(loaded, args, settings)
+    parts, note, source, words = (_from_ranges if args.ranges else _from_frames)(loaded, args, settings)
+
+    def build(kept: Tuple[str, ...]) -> Any:
+        return dataclasses.replace(parts, settings=dataclasses.replace(parts.settings, keep_float=kept)).int8(note)
+
+    lines: Sequence[str] = ()
     if args.max_drop is None:
-        return made.finished(made.build(()))
-    return _within(loaded, args, made, target)
+        model = build(())
+    else:  # layers go back to float until at most --max-drop points of mIoU are lost on the labelled frames of --data
+        frames, threads = Frames(open_data(args.data), loaded.spec), getattr(args, "threads", None)
+        found = budgeted(loaded.model, target, build, frames, args.max_drop, parts.form, threads)
+        model, lines = found.model, found.lines
+    repairs = (("equalised", parts.settings.equalise), ("biases corrected", parts.settings.bias_correction))
+    done = " and ".join(name for name, there in repairs if there) or "no repair"
+    return Int8(model, source, [f"{words}; {_counted(model)}, {done}", *lines])
 
 
 def settings_from(args: argparse.Namespace, target: str, method: str) -> Settings:
@@ -114,31 +125,7 @@ def parts_from_ranges(loaded: Loaded, name: str, ranges: RangesFile, settings: S
     return parts
 
 
-@dataclass
-class _Recipe:
-    """How to write the INT8 model with some layers (names of nodes) kept in float, and what is known of it."""
-
-    build: Callable[[Tuple[str, ...]], Any]
-    calibrated_on: Optional[str]
-    words: str
-    repairs: str
-
-    def finished(self, model: Any, lines: Sequence[str] = ()) -> Int8:
-        packed, total = count_quantised(model)
-        known = f"{self.words}; {packed} of {total} convolutions in INT8{self.repairs}"
-        return Int8(model, self.calibrated_on, [known, *lines])
-
-
-def _repairs(settings: Settings) -> str:
-    done = [
-        name
-        for name, there in (("equalised", settings.equalise), ("biases corrected", settings.bias_correction))
-        if there
-    ]
-    return f", {' and '.join(done)}" if done else ", no repair"
-
-
-def _from_frames(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> _Recipe:
+def _from_frames(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> Scales:
     source = args.calib
     if source is None:
         source = default_source(loaded.spec.input_hw)
@@ -155,16 +142,11 @@ def _from_frames(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
     found = calibrated(
         loaded.model, source, settings.frames, settings.equalise, threads, progress, skip_bad=args.skip_bad
     )
-    form = form_for(settings.target)
-
-    def build(kept: Tuple[str, ...]) -> Any:
-        return int8_from_calibrated(found, dataclasses.replace(settings, keep_float=kept), form)
-
-    words = f"calibrated on {source} ({args.calib_method})"
-    return _Recipe(build, source, words, _repairs(settings))
+    parts = Int8Parts.of(found, settings, form_for(settings.target))
+    return parts, found.note, source, f"calibrated on {source} ({args.calib_method})"
 
 
-def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> _Recipe:
+def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -> Scales:
     given = [name for name in ("calib", "no_equalise", "power_of_two", "skip_bad") if getattr(args, name)]
     if given:
         raise GradsegError(
@@ -175,14 +157,8 @@ def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
     parts = parts_from_ranges(loaded, Path(args.model).name, ranges, settings)
     edited = [entry.tensor for entry in ranges.entries.values() if entry.edited]
     note = {"ranges": Path(args.ranges).name, **{key: ranges.data.get(key) for key in ("source", "frames")}}
-
-    def build(kept: Tuple[str, ...]) -> Any:
-        chosen = dataclasses.replace(parts.settings, keep_float=kept)
-        return int8_model(parts.model, parts.activations, parts.means, chosen, parts.form, note)
-
     words = f"ranges from {args.ranges} ({ranges.method}, calibrated on {ranges.data.get('source')}"
-    words += f", {len(edited)} edited by hand)" if edited else ")"
-    return _Recipe(build, None, words, _repairs(parts.settings))
+    return parts, note, None, words + (f", {len(edited)} edited by hand)" if edited else ")")
 
 
 def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: Mapping[str, Any]) -> Int8:
@@ -199,17 +175,12 @@ def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: M
                 "with them; leave it out, or give the base checkpoint"
             )
     model = int8_from_stored(loaded.model, stored)
-    recipe = _Recipe(lambda kept: model, None, "scales from quantisation-aware fine-tuning", "")
-    return recipe.finished(model)
+    return Int8(model, None, [f"scales from quantisation-aware fine-tuning; {_counted(model)}"])
 
 
-def _within(loaded: Loaded, args: argparse.Namespace, made: _Recipe, target: str) -> Int8:
-    """Layers go back to float until at most --max-drop points of mIoU are lost on the labelled frames of --data."""
-    frames = Frames(open_data(args.data), loaded.spec)
-    found = budgeted(
-        loaded.model, target, made.build, frames, args.max_drop, form_for(target), getattr(args, "threads", None)
-    )
-    return made.finished(found.model, found.lines)
+def _counted(model: Any) -> str:
+    packed, total = count_quantised(model)
+    return f"{packed} of {total} convolutions in INT8"
 
 
 def reduces_range(choice: str) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, List, Optional
 
 import numpy as np
 
-from gradseg.calibration.qdq.int8 import Calibrated, Settings, int8_from_calibrated
 from gradseg.calibration.qdq.repair import add_to_bias
 from gradseg.graphs.graph import Graph
 from gradseg.graphs.passes.convolutions import group_of, is_plain_convolution, weight_of
@@ -64,11 +63,6 @@ def _convolutions_behind(graph: Graph, tensor: str) -> Optional[List[Any]]:
         else:
             return None
     return found
-
-
-def native_int8(found: Calibrated, settings: Settings) -> Any:
-    """The Q/DQ model (onnx.ModelProto) that `gsn.lower` lowers. settings.target is to be "native"."""
-    return int8_from_calibrated(found, settings, native_form)
 
 
 def reference_form(model: Any) -> Any:

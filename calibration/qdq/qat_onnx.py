@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
@@ -10,10 +9,9 @@ import onnx
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.plan import COMPUTE, plan_for
-from gradseg.calibration.qdq.quantise import WeightSettings, count_quantised, quantised
+from gradseg.calibration.qdq.quantise import WeightSettings, mark_int8, quantised
 from gradseg.calibration.qdq.targets import Quantisation, target_named
 from gradseg.graphs.graph import Graph
-from gradseg.models import metadata
 
 WHERE = "quantisation in the checkpoint"
 
@@ -33,16 +31,8 @@ def int8_from_qat(model: onnx.ModelProto, quantisation: Mapping[str, Any]) -> on
     _check_names("layer", layers, set(scales))
     settings = WeightSettings(reduce_range=bool(quantisation.get("reduce_range", False)), scales=scales)
     result = quantised(model, plan, activations, target, settings)
-    packed, total = count_quantised(result)
-    note = {
-        "method": "qat",
-        "target": target,
-        "power_of_two": bool(quantisation.get("power_of_two", False)),
-        "int8_convolutions": packed,
-        "convolutions": total,
-    }
-    values = {metadata.PRECISION: "int8", metadata.TARGET: target, metadata.CALIBRATION: json.dumps(note)}
-    metadata.set_metadata(result, values)
+    powers = bool(quantisation.get("power_of_two", False))
+    mark_int8(result, target, {"method": "qat", "target": target, "power_of_two": powers})
     return result
 
 

@@ -6,6 +6,7 @@ them are integers of 8 bits already: they are never rounded.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
@@ -26,15 +27,15 @@ from gradseg.calibration.qdq.targets import (
     weight_scale,
 )
 from gradseg.graphs.graph import Graph, attribute
+from gradseg.models import metadata
 
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """How weights become int8. per_channel, power_of_two: None is what the target wants. reduce_range: within ±63.
+    """How weights become int8. per_channel: None is what the target wants. reduce_range: within ±63.
     scales: node name → scales that are used as they are, one per output channel or a single one."""
 
     per_channel: Optional[bool] = None
-    power_of_two: Optional[bool] = None
     reduce_range: bool = False
     scales: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
@@ -104,8 +105,7 @@ def weight_scales(
         if given.size != (1 if axis is None else weight.shape[axis]):
             raise GradsegError(f"{node.name}: {given.size} weight scales given; they do not fit {list(weight.shape)}")
         return given
-    powers = target.power_of_two if settings.power_of_two is None else settings.power_of_two
-    return weight_scale(weight, axis, REDUCED if settings.reduce_range else MOST, powers)
+    return weight_scale(weight, axis, REDUCED if settings.reduce_range else MOST, target.power_of_two)
 
 
 def quantise_weights(
@@ -131,15 +131,11 @@ def quantise_weights(
     node.input[1] = graph.add("DequantizeLinear", inputs, graph.fresh(f"{stem}_dequantised"), **extra)
 
 
-def quantisation_target(model: onnx.ModelProto) -> str:
-    """Whom a quantised model is for, by its activations: int8 with zero point 0 everywhere is TensorRT's form."""
-    graph = Graph(model)
-    for node in graph.nodes:
-        if node.op_type == "QuantizeLinear":
-            zero = graph.weights.get(node.input[2]) if len(node.input) > 2 else None
-            if zero is None or zero.dtype != np.int8 or np.any(zero):
-                return "cpu"
-    return "trt"
+def mark_int8(model: onnx.ModelProto, target: str, known: Mapping[str, Any]) -> None:
+    """Writes into a quantised model's metadata whom it is for and what is known of its scales."""
+    packed, total = count_quantised(model)
+    note = json.dumps({**known, "int8_convolutions": packed, "convolutions": total}, sort_keys=True)
+    metadata.set_metadata(model, {metadata.PRECISION: "int8", metadata.TARGET: target, metadata.CALIBRATION: note})
 
 
 def count_quantised(model: onnx.ModelProto) -> Tuple[int, int]:

@@ -11,12 +11,12 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.calibration.qdq.int8 import Calibrated, Settings, calibrated, int8_from_calibrated
 from gradseg.calibration.qdq.int8_from_arguments import cpu_form, int8_from_stored, settings_from
-from gradseg.calibration.qdq.native_form import native_int8
+from gradseg.calibration.qdq.native_form import native_form
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO
 from gradseg.export.tuning.state import Store
 from gradseg.graphs.forms import FORMS, float_forms
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.graph import Graph, is_quantised
+from gradseg.graphs.graph import is_quantised, rewritten
 from gradseg.graphs.inputs import Loaded, load_any, load_checkpoint_for, size_of, write_out
 from gradseg.graphs.passes.rows_head import rows_head
 
@@ -128,17 +128,11 @@ def _int8(store: Store, found: Sources, loaded: Loaded, args: argparse.Namespace
             found.missing[name] = str(error)
 
 
-def _rows(model: Any) -> Any:
-    graph = Graph(model)
-    rows_head(graph)
-    return graph.to_model()
-
-
 RECIPES: Dict[str, Callable[[Calibrated, Settings], Any]] = {
     "cpu": lambda seen, settings: int8_from_calibrated(seen, settings, cpu_form),
-    "groups": lambda seen, settings: int8_from_calibrated(seen, settings, _rows),
+    "groups": lambda seen, settings: int8_from_calibrated(seen, settings, lambda model: rewritten(model, rows_head)),
     "openvino": lambda seen, settings: int8_from_calibrated(seen, dataclasses.replace(settings, target=OPENVINO.name)),
-    "native": lambda seen, settings: native_int8(
-        seen, dataclasses.replace(settings, target=NATIVE.name, reduce_range=False)
+    "native": lambda seen, settings: int8_from_calibrated(
+        seen, dataclasses.replace(settings, target=NATIVE.name, reduce_range=False), native_form
     ),
 }

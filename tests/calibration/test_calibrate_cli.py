@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from export_toys import SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
+from export_toys import SCENES, checkpoint, exported, int8_from_fp32, one_torch_thread  # noqa: F401
 from onnx import numpy_helper
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration import calibrate
-from gradseg.calibration.qdq.int8 import Settings, int8_from_fp32
+from gradseg.calibration.qdq.int8 import Settings
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.repair import equalised
 from gradseg.calibration.ranges.ranges_file import RangesFile, model_fingerprint

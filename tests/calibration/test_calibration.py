@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from export_toys import SCENES, exported, frames, one_torch_thread  # noqa: F401
+from export_toys import SCENES, exported, frames, int8_from_fp32, one_torch_thread  # noqa: F401
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.cpu import int8_saturates
-from gradseg.calibration.qdq.int8 import Settings, int8_from_fp32
+from gradseg.calibration.qdq.int8 import Settings
 from gradseg.calibration.qdq.plan import plan_for
-from gradseg.calibration.qdq.quantise import count_quantised, quantisation_target, quantised
+from gradseg.calibration.qdq.quantise import count_quantised, quantised
 from gradseg.graphs.frames import open_frames, other_scenes
 from gradseg.graphs.graph import Graph, attribute
 from gradseg.graphs.sessions import OnnxRunner
@@ -37,6 +37,13 @@ def int8(arch: str, target: str, **options: Any) -> onnx.ModelProto:
 def zero_points(model: onnx.ModelProto) -> List[Any]:
     graph = Graph(model)
     return [graph.weights[node.input[2]] for node in graph.nodes if node.op_type == "QuantizeLinear"]
+
+
+def quantisation_target(model: onnx.ModelProto) -> str:
+    """Whom a quantised model is for, by its activations: int8 with zero point 0 everywhere is TensorRT's form."""
+    graph = Graph(model)
+    zeros = [graph.weights[node.input[2]] for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    return "trt" if all(zero.dtype == np.int8 and not np.any(zero) for zero in zeros) else "cpu"
 
 
 @pytest.mark.parametrize("target", ["cpu", "trt"])

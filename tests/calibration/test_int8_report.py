@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from export_toys import SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
+from export_toys import SCENES, checkpoint, exported, int8_from_fp32, one_torch_thread  # noqa: F401
 
 from gradseg.base import markup
 from gradseg.base.errors import GradsegError
@@ -24,7 +24,7 @@ from gradseg.calibration.comparison import figures as int8_figures
 from gradseg.calibration.comparison import models as int8_models
 from gradseg.calibration.comparison import page as int8_html
 from gradseg.calibration.comparison.recipes import best_of, recipes, tensor_errors
-from gradseg.calibration.qdq.int8 import Settings, calibrated, int8_from_fp32
+from gradseg.calibration.qdq.int8 import Settings, calibrated
 from gradseg.calibration.qdq.plan import COMPUTE, plan_for
 from gradseg.calibration.qdq.quantise import WeightSettings, weight_scales
 from gradseg.calibration.qdq.targets import target_named

@@ -20,7 +20,7 @@ from ranges_toys import edit, ranges, some_statistics, statistics
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.options import METHODS
-from gradseg.calibration.qdq.int8 import Calibrated, Settings, int8_model
+from gradseg.calibration.qdq.int8 import Calibrated, Int8Parts, Settings
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.targets import TARGETS, Quantisation, activation_quantisation
 from gradseg.calibration.ranges.collect import Statistics
@@ -219,9 +219,8 @@ def test_editing_one_tensor_changes_exactly_its_scale_in_the_q_dq_model(written:
 
     def weights() -> Dict[str, bytes]:
         found = RangesFile.read(written)
-        model = int8_model(
-            exported(), found.quantisations(target, needed), found.channel_means, Settings(target, equalise=False)
-        )
+        scales = found.quantisations(target, needed)
+        model = Int8Parts(exported(), scales, found.channel_means, Settings(target, equalise=False)).int8()
         return {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
 
     before = weights()

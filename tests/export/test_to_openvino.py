@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 from export_toys import HW as SCENE_HW
-from export_toys import exported, frames, one_torch_thread  # noqa: F401
+from export_toys import exported, frames, int8_from_fp32, one_torch_thread  # noqa: F401
 from onnx import TensorProto, helper, numpy_helper
 from runtime_toys import HW, SPEC, deployment_onnx, expected_labels, framed_onnx
 
 from gradseg.base.conditions import usable_cores
 from gradseg.base.errors import GradsegError
-from gradseg.calibration.qdq.int8 import Settings, int8_from_fp32
+from gradseg.calibration.qdq.int8 import Settings
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.quantise import count_quantised
 from gradseg.export.ir import files as openvino_ir

@@ -65,6 +65,16 @@ def exported(arch: str = "dg2-star-light") -> onnx.ModelProto:
     return onnx_from_checkpoint(checkpoint(arch))
 
 
+def int8_from_fp32(model: onnx.ModelProto, source: str, settings: Any, threads: int = 1) -> onnx.ModelProto:
+    """The Q/DQ model of `settings` (`qdq.int8.Settings`), calibrated on `source`."""
+    from gradseg.calibration.qdq.int8 import calibrated, int8_from_calibrated
+
+    made: onnx.ModelProto = int8_from_calibrated(
+        calibrated(model, source, settings.frames, settings.equalise, threads), settings
+    )
+    return made
+
+
 def logits_of(ckpt: Checkpoint, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     with torch.no_grad():
         return np.asarray(ckpt.network(torch.from_numpy(normalised_chw(frame, ckpt.spec))).numpy())

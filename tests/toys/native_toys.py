@@ -12,8 +12,8 @@ from export_toys import SCENES, exported
 from native_reference import step
 
 from gradseg.base.errors import GradsegError
-from gradseg.calibration.qdq.int8 import Settings, calibrated
-from gradseg.calibration.qdq.native_form import native_int8, reference_form
+from gradseg.calibration.qdq.int8 import Settings, calibrated, int8_from_calibrated
+from gradseg.calibration.qdq.native_form import native_form, reference_form
 from gradseg.export.gsn.lower import lowered
 from gradseg.graphs.sessions import OnnxRunner, exposed
 from gradseg.models.spec import ModelSpec, distinct_palette
@@ -28,7 +28,7 @@ NEAR = 1e-3  # distance from a half within which float32 and fused arithmetic ma
 def quantised_for_native(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
     """The Q/DQ model of target native, calibrated on scenes of 64x96."""
     settings = Settings("native", frames=4, **changes)
-    return native_int8(calibrated(model, SCENES, 4, settings.equalise, threads=1), settings)
+    return int8_from_calibrated(calibrated(model, SCENES, 4, settings.equalise, threads=1), settings, native_form)
 
 
 @functools.cache

@@ -8,10 +8,10 @@ from typing import Any, Sequence, Tuple
 
 import onnx
 import pytest
-from export_toys import HW, SCENES, checkpoint, exported, one_torch_thread  # noqa: F401
+from export_toys import HW, SCENES, checkpoint, exported, int8_from_fp32, one_torch_thread  # noqa: F401
 from trt_surfaces import make, surface
 
-from gradseg.calibration.qdq.int8 import Settings, int8_from_fp32
+from gradseg.calibration.qdq.int8 import Settings
 from gradseg.runtime.engines.trt_library import import_one
 
 
