@@ -169,12 +169,10 @@ def probe_nvinfer() -> Dict[str, Any]:
 
 def loaded_nvinfer() -> List[str]:
     """Versions of the libnvinfer.so files mapped into this process."""
-    try:
+    maps = ""
+    with contextlib.suppress(OSError):
         maps = Path("/proc/self/maps").read_text("utf-8", errors="replace")
-    except OSError:
-        return []
-    paths = sorted(set(re.findall(r"(/\S*libnvinfer\.so\S*)", maps)))
-    return [nvinfer_version(ctypes.CDLL(path)) for path in paths]
+    return [nvinfer_version(ctypes.CDLL(path)) for path in sorted(set(re.findall(r"(/\S*libnvinfer\.so\S*)", maps)))]
 
 
 def nvinfer_version(library: Any) -> str:

@@ -168,9 +168,8 @@ def _open_session(onnxruntime: Any, path: Path, threads: int, providers: List[An
 
 
 def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
-    text = metadata.get(SPEC)
-    if text is not None:
-        return ModelSpec.from_json(text, f"{path}: its gradseg.spec")
+    if SPEC in metadata:
+        return ModelSpec.from_json(metadata[SPEC], f"{path}: its gradseg.spec")
     beside = read_sidecar(path).get("spec")
     if beside is not None:
         return ModelSpec.from_dict(beside, f"{path}.json")
