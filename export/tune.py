@@ -49,7 +49,12 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help=f"points of mIoU that may be lost against FP32 (default {DROP:g}); needs labelled --data",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; by default what is fastest of the sensible numbers")
-    parser.add_argument("--time-budget", type=float, metavar="S", help="seconds that all of it may take, about")
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="S",
+        help="seconds that all of it may take, about; half of it at least for measuring",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="at most N frames of --data, evenly spread")
     parser.add_argument("--force", action="store_true", help="forget what was measured before")
     add = parser.add_argument_group("INT8").add_argument

@@ -16,6 +16,7 @@ from gradseg.export.tuning.state import Record, Store
 TORCH, ORT, OPENVINO, NATIVE = "PyTorch", "ONNX Runtime", "OpenVINO", "GradSeg native"
 MODULES = {TORCH: "torch", ORT: "onnxruntime", OPENVINO: "openvino"}
 BASE = f"ort-fp32-{PLAIN}"  # FP32 as exported: whose labels and mIoU the others are held against
+FIRST = (BASE, "native-int8", "ort-int8-cpu")  # built and looked at before all others, however short the time
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ def candidates(sources: Sources) -> List[Candidate]:
     """The base first, then the promising ones: where time is short, the last are left out."""
     forms = sources.floats
     base = Candidate(BASE, ORT, "fp32", "as exported", "copy", ".onnx", forms[PLAIN])
-    found = [base, *_native(sources), *_openvino(sources)]
+    int8 = []
+    for name, words in (("cpu", "grouped convolutions as dense ones"), ("groups", "true groups")):
+        where = sources.int8.get(name), sources.missing.get(name, "")
+        int8.append(Candidate(f"ort-int8-{name}", ORT, "int8", words, "copy", ".onnx", *where))
+    found = [base, *_native(sources), int8[0], *_openvino(sources)]
     for name, file in forms.items():
         if name != PLAIN:
             found.append(Candidate(f"ort-fp32-{name}", ORT, "fp32", sources.words[name], "copy", ".onnx", file))
-    for name, words in (("cpu", "grouped convolutions as dense ones"), ("groups", "true groups")):
-        where = sources.int8.get(name), sources.missing.get(name, "")
-        found.append(Candidate(f"ort-int8-{name}", ORT, "int8", words, "copy", ".onnx", *where))
+    found += int8[1:]
     if sources.checkpoint is not None:
         found.append(Candidate("torch-fp32", TORCH, "fp32", "eager, as trained", "copy", ".pth", sources.checkpoint))
     return found

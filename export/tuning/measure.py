@@ -13,7 +13,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.export.tuning.judge import fault
 from gradseg.export.tuning.process import CandidateError
 from gradseg.export.tuning.state import Record
-from gradseg.export.tuning.verdict import Turns, contenders, percentile
+from gradseg.export.tuning.verdict import Turns, contenders, far_apart, percentile
 
 TURN, SETTLE, WARM_UP = 10, 3, 6  # timed frames of a turn, untimed ones before them, and before the first turn
 ROUNDS = 20
@@ -21,6 +21,7 @@ LEAST = 3  # turns of each before anyone's labels are checked for being in front
 LONG_TURN_MS = 1000.0  # a turn of slow frames has fewer of them
 FEWEST = 3
 FAR = 4.0  # at the first look: the fastest frame takes so many times another's median
+LEFT = 0.5  # share of the budget that measuring has at least, however long preparing took
 BUILT, SCREENED = 0.5, 0.65  # shares of the time after which nothing more is built, or looked at first
 PLACED = 3  # of how many in front other ways of placing threads are tried
 
@@ -84,8 +85,11 @@ class Deadline:
         return self.end is None or self._clock() + seconds <= self.prepared + until * (self.end - self.prepared)
 
     def mark_prepared(self) -> None:
-        """Preparing is over, which cannot be cut short; what is left is shared out from here."""
+        """Preparing is over, which cannot be cut short; what is left is shared out from here. On a slow machine that may
+        be nothing, so `LEFT` of the budget is granted."""
         self.prepared = self._clock()
+        if self.end is not None:
+            self.end = max(self.end, self.prepared + LEFT * (self.end - self.begin))
 
     @property
     def spent(self) -> float:
@@ -100,19 +104,40 @@ class Measuring:
         self.records: Dict[str, Record] = {record.name: record for record in records}
         self.base = self.records[base]
         self.rounds = ROUNDS
+        self._pace = 1.0  # seconds that a round took for one that it should take by the first looks
         for record in self._standing():  # what was measured before, by the drop that is allowed now
             self._rule(record)
 
-    def screen(self) -> None:
-        """Opens each once: labels on a few frames and one turn; who is far behind takes no part in the rounds."""
+    def screen(self, always: bool = False) -> None:
+        """Opens each once: labels on a few frames and one turn; who is far behind takes no part in the rounds.
+
+        always: also if the time is over. Where time is limited, the labels of who is clearly in front are checked at
+        once, so that it is not lost to what the others take.
+        """
         for record in self._standing():
-            if not record.screening and (record is self.base or self.deadline.allows(until=SCREENED)):
+            if not record.screening and (always or record is self.base or self.deadline.allows(until=SCREENED)):
                 self.say(f"first look: {record.title}")
                 self._guarded(record, self._first_look)
                 if self._far_behind(record):
                     self.bench.done_with(record)
+                if self.deadline.end is not None and not self.base.state:
+                    self._judge_clear_leader()
         if self.base.state:
             raise GradsegError(f"FP32 as exported cannot be measured here: {self.base.reason}")
+
+    def _judge_clear_leader(self) -> None:
+        while True:
+            leader, *others = self._looked()
+            rivals = [each for each in others if not self._may_lack(each)]
+            clear = all(far_apart({0: each.screening}, {0: leader.screening}) for each in rivals)
+            if not self._may_lack(leader) or not clear or not self.deadline.allows(self._scoring(leader)):
+                return
+            self.judge(leader)
+
+    def _looked(self) -> List[Record]:
+        """Those that had their first look, the fastest in it first."""
+        looked = [record for record in self._standing() if record.screening]
+        return sorted(looked, key=lambda each: percentile(each.screening, 0.5))
 
     def _first_look(self, record: Record) -> None:
         running = self.bench.running(record)
@@ -134,17 +159,20 @@ class Measuring:
             names = self._that_fit(self.contending())
             least = min((len(self.records[name].turns) for name in names), default=self.rounds)
             leader = self.records[names[0]] if names else self.base
-            if least >= LEAST and self._may_lack(leader) and self.deadline.allows(self._scoring(leader)):
+            due = least >= LEAST or not self.deadline.holds(self._round_seconds(names) + self._scoring(leader))
+            if due and self._may_lack(leader) and self.deadline.allows(self._scoring(leader)):
                 self.judge(leader)
                 continue
             if least >= self.rounds or not self.deadline.allows(self._round_seconds(names)):
                 return
             number += 1
+            expected, begun = self._round_seconds(names) / self._pace, self.deadline.spent
             self.say(f"round {least + 1} of {self.rounds}: {len(names)} still in question")
             order = [name for name in self.records if name in names]
             for name in order if number % 2 else order[::-1]:  # nobody is always measured after the same one
                 record = self.records[name]
                 self._guarded(record, functools.partial(self._turn, number=number))
+            self._pace = max(1.0, (self.deadline.spent - begun) / max(expected, 1e-3))
             for record in self._standing():
                 if record.name not in names:
                     self.bench.done_with(record)
@@ -152,7 +180,7 @@ class Measuring:
     def _that_fit(self, names: List[str]) -> List[str]:
         """Where time is short, the slowest at the first look go, until a few rounds of the rest and the labels of two
         fit; a budget that gives everybody one turn and nobody an answer is spent for nothing."""
-        kept = sorted(names, key=lambda name: percentile(self.records[name].screening, 0.5))
+        kept = [record.name for record in self._looked() if record.name in names]
         needed = [*kept[:1], *names[:1], *self._yardstick()[:1]]
         while True:
             begun = min((len(self.records[name].turns) for name in kept), default=0)
@@ -174,8 +202,7 @@ class Measuring:
 
     def judge_all(self) -> None:
         """The scores that are still missing, those in front first: for the page, and for the verdict of a repeat."""
-        rest = [record for record in self._standing() if record.score is None and record.screening and not record.base]
-        for record in sorted(rest, key=lambda each: percentile(each.screening, 0.5)):
+        for record in [each for each in self._looked() if each.score is None and not each.base]:
             if self.deadline.allows(self._scoring(record)):
                 self.judge(record)
         for record in self._standing():
@@ -215,7 +242,7 @@ class Measuring:
         """Names of those that may still win, the leader first; until the rounds begin, all but the far behind."""
         turns = self.turns()
         if not any(turns.values()):
-            near = [record.name for record in self._standing() if record.screening and not self._far_behind(record)]
+            near = [record.name for record in self._looked() if not self._far_behind(record)]
             return list(dict.fromkeys([*near, *self._yardstick()]))
         late = [name for name, found in turns.items() if not found and not self._far_behind(self.records[name])]
         seen = {name: found for name, found in turns.items() if found}
@@ -224,8 +251,7 @@ class Measuring:
     def _yardstick(self) -> List[str]:
         """Those that others are said to be so much faster than, until they have had a few turns: the fastest exact one,
         and within each engine that has both, the fastest exact and the fastest INT8 one."""
-        looked = [record for record in self._standing() if record.screening and not record.base]
-        looked.sort(key=lambda each: percentile(each.screening, 0.5))
+        looked = [record for record in self._looked() if not record.base]
         wanted = [record for record in looked if record.exact][:1]
         for engine in {record.engine: None for record in looked}:
             own = [record for record in looked if record.engine == engine]
@@ -238,8 +264,7 @@ class Measuring:
 
     def front(self) -> List[str]:
         """Names of the few that were fastest at the first look, variants aside."""
-        looked = [each for each in self._standing() if each.screening and not each.base]
-        return [each.name for each in sorted(looked, key=lambda each: percentile(each.screening, 0.5))[:PLACED]]
+        return [each.name for each in self._looked() if not each.base][:PLACED]
 
     def add(self, records: Sequence[Record]) -> None:
         """More candidates, built already: variants of those in front."""
@@ -258,11 +283,13 @@ class Measuring:
         return not record.exact and record.score is None
 
     def _scoring(self, record: Record) -> float:
-        return self.bench.score_seconds(record) + (self.bench.score_seconds(self.base) if not self.base.score else 0.0)
+        missing = {each.name: each for each in (self.base, self.records.get(record.base, record)) if not each.score}
+        return sum(self.bench.score_seconds(each) for each in missing.values())
 
     def _round_seconds(self, names: Sequence[str]) -> float:
-        per_frame = [percentile(self.records[name].screening, 0.5) for name in names if self.records[name].screening]
-        return (TURN + SETTLE) * sum(per_frame) / 1e3
+        looked = [self.records[name] for name in names if self.records[name].screening]
+        frames = sum((self._frames(each) + SETTLE) * percentile(each.screening, 0.5) for each in looked)
+        return self._pace * frames / 1e3
 
     def _guarded(self, record: Record, work: Callable[[Record], None]) -> None:
         """Does it and keeps the record; a failure rules the candidate out and ends its process."""

@@ -14,6 +14,7 @@ from gradseg.export.trt.best import DROP
 from gradseg.export.tuning.bench import Workbench
 from gradseg.export.tuning.candidates import (
     BASE,
+    FIRST,
     ORT,
     Candidate,
     built,
@@ -76,8 +77,11 @@ def tuned(
         store, folder, lambda: Judge(args.data, spec, args.limit, args.max_drop), base, drop, where[0].threads
     )
     try:
+        _build(listed, records, store, bench, deadline, say, FIRST)
+        work = Measuring(bench, [each for each in records if each.name in FIRST], BASE, deadline, say)
+        work.screen(always=True)
         _build(listed, records, store, bench, deadline, say)
-        work = Measuring(bench, [each for each in records if each.files or each.state], BASE, deadline, say)
+        work.add([each for each in records if each.files or each.state])
         work.screen()
         more = _variants(listed, work, where, store, bench, deadline, say)
         records += more
@@ -152,16 +156,17 @@ def _build(
     bench: Workbench,
     deadline: Deadline,
     say: Say,
+    first: Sequence[str] = (),
 ) -> None:
-    """Builds what is not built yet, each in a process that may crash."""
+    """Builds what is not built yet, each in a process that may crash. first: only these, however short the time."""
     with _builder(bench) as builder:
         for candidate, record in zip(listed, records):
-            if record.files or record.state:
+            if record.files or record.state or (first and candidate.name not in first):
                 continue
             why = unavailable(candidate)
             if why:
                 record.state, record.reason = "unavailable", why
-            elif candidate.name != BASE and not deadline.allows(until=BUILT):
+            elif not first and not deadline.allows(until=BUILT):
                 continue
             else:
                 say(f"building: {candidate.title}")

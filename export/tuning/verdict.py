@@ -77,11 +77,17 @@ def hopeless(turns: Turns, leader: Turns) -> bool:
 
 
 def far_apart(slow: Turns, fast: Turns) -> bool:
-    """The same for two that never took turns: even the slow one's fastest frame takes `HOPELESS` times the other's
-    median."""
-    if not slow or not fast or set(slow) & set(fast):
+    """The same for two that took too few turns together: even the slow one's fastest frame takes `HOPELESS` times the
+    other's median."""
+    if not slow or not fast or len(set(slow) & set(fast)) >= SURE:
         return False
     return min(all_frames(slow)) > HOPELESS * statistics.median(all_frames(fast))
+
+
+def surely_ahead(turns: Turns, other: Turns) -> bool:
+    """Whether all that was measured of both leaves no doubt that the first is faster."""
+    found = ratio(turns, other)
+    return far_apart(other, turns) or hopeless(other, turns) or (found is not None and found.surely_faster)
 
 
 def contenders(turns: Mapping[str, Turns]) -> List[str]:
@@ -112,7 +118,7 @@ def decided(turns: Mapping[str, Turns], exact: Sequence[str]) -> Optional[Decisi
     """The winner among candidates that are all allowed; None if none was measured.
 
     What computes with fewer bits changes labels, so it wins only if it is surely faster than the fastest of `exact`, or
-    that one is hopeless beside it or, where the time did not suffice for common rounds, far behind. Without such a one
+    that one is hopeless beside it or, where the time did not suffice for rounds, far behind. Without such a one
     measured, the fastest wins.
     """
     best = fastest({name: turns[name] for name in turns if name in exact})
@@ -121,12 +127,7 @@ def decided(turns: Mapping[str, Turns], exact: Sequence[str]) -> Optional[Decisi
     else:
         won = {best: turns[best]}
         for name in turns:
-            found = ratio(turns[name], turns[best])
-            if found is None:
-                sure = far_apart(turns[best], turns[name])
-            else:
-                sure = found.surely_faster or hopeless(turns[best], turns[name])
-            if name not in exact and sure:
+            if name not in exact and surely_ahead(turns[name], turns[best]):
                 won[name] = turns[name]
         winner = fastest(won)
     if winner is None:

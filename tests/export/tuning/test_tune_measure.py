@@ -135,6 +135,51 @@ def test_a_time_budget_is_kept_about(budget: float, scoring: float) -> None:
     assert work.deadline.ran_out == (bench.now > budget) or work.deadline.ran_out
 
 
+@pytest.mark.parametrize("budget", [6.5, 12.0, 30.0])
+def test_a_clear_leaders_labels_are_checked_before_others_take_the_time(budget: float) -> None:
+    others = {f"f{n}": Toy(150.0 + n) for n in range(12)}
+    toys = {"base": Toy(150), "q": Toy(25, "int8", engine="GradSeg native"), "p": Toy(140, "int8"), **others}
+    work, bench = measured(toys, budget, seconds=0.5)
+    assert winner(work) == "q" and work.records["q"].score is not None
+    assert bench.calls[:4] == [("turn", "base"), ("turn", "q"), ("score", "base"), ("score", "q")]
+    assert bench.now <= budget + 2.5
+
+
+def test_where_the_clear_leader_loses_too_much_the_next_one_is_looked_at() -> None:
+    toys = {"base": Toy(150), "bad": Toy(5, "int8", 0.2), "q": Toy(25, "int8"), "slow": Toy(160)}
+    work, bench = measured(toys, 9.0, seconds=0.5)
+    assert work.records["bad"].state == "refused" and not work.records["bad"].turns
+    assert winner(work) == "q"
+    assert [name for what, name in bench.calls if what == "score"][:3] == ["base", "bad", "q"]
+
+
+def test_who_leads_by_little_is_checked_while_there_is_time() -> None:
+    toys = {"base": Toy(100), "q": Toy(80, "int8"), **{f"f{n}": Toy(101 + n) for n in range(4)}}
+    work, bench = measured(toys, 15.0, seconds=1.0)
+    assert work.records["q"].score is not None and len(work.records["q"].turns) < LEAST and bench.now <= 17.0
+
+
+@pytest.mark.parametrize("slower", [1, 5, 10])
+def test_on_a_slow_machine_the_first_ones_are_measured_and_the_right_one_wins(slower: int) -> None:
+    """Times of a small network on two cores, and of a machine so many times slower; preparing takes its part."""
+    first = {"base": Toy(46 * slower), "native": Toy(4 * slower, "int8", engine="n"), "int8": Toy(29 * slower, "int8")}
+    more = {name: Toy(ms * slower) for name, ms in (("heads", 28), ("rows", 30), ("dense", 41), ("torch", 250))}
+    bench = FakeBench({**first, **more}, seconds=0.7 * slower)
+    deadline = Deadline(60.0, lambda: bench.now)
+    bench.now = prepared = 10.0 * slower
+    deadline.mark_prepared()
+    records = [record(name, toy) for name, toy in first.items()]
+    work = Measuring(bench, records, "base", deadline, lambda text: None)
+    work.screen(always=True)
+    work.add([record(name, toy) for name, toy in more.items()])
+    work.screen()
+    work.settle()
+    work.judge_all()
+    assert all(work.records[name].screening for name in first)
+    assert winner(work) == "native" and work.records["native"].score is not None
+    assert bench.now <= max(60.0, prepared + 30.0) + 2.0 * slower
+
+
 def test_int8_whose_labels_nobody_looked_at_does_not_win() -> None:
     work, _ = measured({"base": Toy(10), "q": Toy(2, "int8")}, 3.0, seconds=50.0)
     assert work.records["q"].score is None and winner(work) == "base" and work.deadline.ran_out

@@ -57,7 +57,8 @@ def test_without_common_rounds_only_a_wide_gap_decides() -> None:
     assert not far_apart(first_look, near)
     found = decided({"float": first_look, "int8": near}, ["float"])
     assert found is not None and found.winner == "float"
-    assert not far_apart(first_look, {0: [1.0]})  # they have a round in common: that decides
+    assert far_apart(first_look, {0: [1.0]})  # one round in common, and there is nothing else to go by
+    assert not far_apart({**first_look, 1: [60.0]}, {0: [1.0], 1: [1.0]})  # rounds decide
 
 
 def test_one_round_proves_nothing() -> None:
