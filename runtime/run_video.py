@@ -51,6 +51,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--duration", type=float, metavar="S", help="end after S seconds")
     add("--overlay", choices=MODES, default="overlay", help="what the picture shows")
     add("--alpha", type=float, default=0.5, help="weight of the colours, 0 to 1")
+    add("--no-legend", action="store_true", help="no names and colours of the classes in the picture")
     add("--show", action="store_true", help="a window (Esc or q ends it)")
     return parser.parse_args(arguments)
 
@@ -64,7 +65,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     outcome: Optional[Outcome] = None
     try:
         _check_batch(engine)
-        overlay = Overlay(engine.spec.palette, *overlay_of_options)
+        classes = () if options.no_legend else engine.spec.classes
+        overlay = Overlay(engine.spec.palette, *overlay_of_options, classes)
         source = open_source(options.source)
         if source.live and options.streams > 1:
             raise GradsegError(f"--streams {options.streams}: is for recordings, {source.name} is live; leave it out")
@@ -145,7 +147,10 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
         if options.show:
             sinks.append(WindowSink(lambda: loop_box[0].stop.request("window closed")))
         if options.save is not None:
-            sinks.append(VideoSink(options.save, overlay.output_hw(source.size_hw), source.fps, realtime=source.live))
+            video = VideoSink(options.save, overlay.output_hw(source.size_hw), source.fps, realtime=source.live)
+            sinks.append(video)
+            if video.note:
+                print(f"note: {video.note}", file=sys.stderr)
     except BaseException:
         for sink in sinks:
             sink.close()

@@ -43,6 +43,7 @@ class Segmenter:
         self.spec: ModelSpec = self.engine.spec
         self._entry = Entry(self.engine)
         self._overlay = Overlay(self.spec.palette)
+        self._named = Overlay(self.spec.palette, classes=self.spec.classes, hold=1)
 
     @property
     def classes(self) -> Tuple[str, ...]:
@@ -74,10 +75,13 @@ class Segmenter:
         return [resize_labels(each, (bgr.shape[0], bgr.shape[1])) for each, bgr in zip(labels, frames)]
 
     def overlay(
-        self, bgr: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], alpha: float = 0.5
+        self, bgr: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], alpha: float = 0.5, legend: bool = False
     ) -> np.ndarray[Any, Any]:
-        """The class colours blended over the frame, weight `alpha`: a new uint8 BGR (H, W, 3)."""
-        return self._overlay(bgr, labels, alpha).copy()
+        """The class colours blended over the frame, weight `alpha`: a new uint8 BGR (H, W, 3).
+
+        legend: with the names of the classes that are seen, in a corner.
+        """
+        return (self._named if legend else self._overlay)(bgr, labels, alpha).copy()
 
     def close(self) -> None:
         """Releases the engine; `with Segmenter(…) as s:` does it too."""

@@ -85,8 +85,8 @@ class Deadline:
         return self.end is None or self._clock() + seconds <= self.prepared + until * (self.end - self.prepared)
 
     def mark_prepared(self) -> None:
-        """Preparing is over, which cannot be cut short; what is left is shared out from here. On a slow machine that may
-        be nothing, so `LEFT` of the budget is granted."""
+        """Preparing is over, which cannot be cut short; what is left is shared out from here. That may be nothing on a
+        slow machine: `LEFT` of the budget is granted then."""
         self.prepared = self._clock()
         if self.end is not None:
             self.end = max(self.end, self.prepared + LEFT * (self.end - self.begin))

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.models.spec import Rgb
+from gradseg.runtime.sinks.legend import HOLD, Legend
 
 MODES = ("overlay", "mask", "side-by-side")
 
@@ -27,15 +28,24 @@ class Overlay:
         palette: RGB, one per class.
         mode: "overlay" (blend), "mask" (colours alone), "side-by-side" (frame left, blend right).
         alpha: weight of the colours in the blend, 0 (frame alone) to 1 (colours alone).
+        classes: names for a legend of what is seen, none without. hold: see `Legend`.
     """
 
-    def __init__(self, palette: Sequence[Rgb], mode: str = "overlay", alpha: float = 0.5) -> None:
+    def __init__(
+        self,
+        palette: Sequence[Rgb],
+        mode: str = "overlay",
+        alpha: float = 0.5,
+        classes: Sequence[str] = (),
+        hold: int = HOLD,
+    ) -> None:
         if mode not in MODES:
             raise GradsegError(f"overlay mode {mode!r}; one of {', '.join(MODES)}")
         if not 0.0 <= alpha <= 1.0:
             raise GradsegError(f"--alpha {alpha}: expected 0 (frame alone) to 1 (colours alone)")
         self.mode, self.alpha = mode, float(alpha)
         self._table = palette_table(palette)
+        self._legend = Legend(classes, palette, hold) if classes else None
         self._wide: np.ndarray[Any, Any] = np.empty((0, 0, 3), np.uint8)
         self._colour = self._image = self._wide
 
@@ -54,11 +64,14 @@ class Overlay:
             self._image = np.empty((*self.output_hw(frame.shape[:2]), 3), np.uint8)
         cv2.cvtColor(labels, cv2.COLOR_GRAY2BGR, dst=self._wide)
         cv2.LUT(self._wide, self._table, dst=self._colour)
-        if self.mode == "mask":
-            return self._colour
         weight = self.alpha if alpha is None else float(alpha)
+        image = self._colour if self.mode == "mask" else self._image
         if self.mode == "overlay":
-            return cv2.addWeighted(frame, 1.0 - weight, self._colour, weight, 0.0, dst=self._image)
-        # the halves of a row-major picture are not contiguous: blend into the spare buffer, then copy both in
-        cv2.addWeighted(frame, 1.0 - weight, self._colour, weight, 0.0, dst=self._wide)
-        return cv2.hconcat([frame, self._wide], dst=self._image)
+            cv2.addWeighted(frame, 1.0 - weight, self._colour, weight, 0.0, dst=image)
+        elif self.mode == "side-by-side":
+            # the halves of a row-major picture are not contiguous: blend into the spare buffer, then copy both in
+            cv2.addWeighted(frame, 1.0 - weight, self._colour, weight, 0.0, dst=self._wide)
+            cv2.hconcat([frame, self._wide], dst=image)
+        if self._legend is not None:
+            self._legend.draw(image, labels, image.shape[1] - frame.shape[1])
+        return image

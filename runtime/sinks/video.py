@@ -12,10 +12,12 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import put_in_place, temporary_beside
+from gradseg.runtime.sinks.encoders import MP4V, count_frames, open_encoder
 from gradseg.runtime.sinks.sink import Sink
 from gradseg.runtime.sources.recordings import quiet_decoder
 
-FOURCC = {".mp4": "mp4v", ".avi": "MJPG"}
+FOURCC = {".mp4": MP4V, ".avi": "MJPG"}
+NO_BROWSER = "{} is MPEG-4 part 2, which browsers do not play; for H.264: pip install av"
 RESERVE = 1 << 20  # bytes kept free beside two raw frames, so that a container's index can still be written
 
 
@@ -34,7 +36,8 @@ def free_bytes(path: Path) -> int:
 
 
 class VideoSink(Sink):
-    """An .mp4 (MPEG-4 part 2) or .avi (Motion JPEG), written beside its final name and renamed when it is complete.
+    """An .mp4 (H.264 where an encoder is at hand, else MPEG-4 part 2) or .avi (Motion JPEG), written beside its final
+    name and renamed when it is complete. note: what the user should know of it, or "".
 
     OpenCV does not say when a write fails. So the space left is watched while writing, the run ends while the index
     still fits, and the finished file is opened again and its frames counted.
@@ -58,15 +61,16 @@ class VideoSink(Sink):
         temporary = temporary_beside(self.path)
         self._temporary: Optional[Path] = temporary
         self._check_space(temporary)
-        height, width = self._file_hw
-        code = cv2.VideoWriter.fourcc(*fourcc)
-        self._writer: Any = cv2.VideoWriter(str(temporary), code, self.fps, (width, height))
-        if not self._writer.isOpened():
+        opened = open_encoder(temporary, fourcc, self._file_hw, self.fps)
+        if opened is None:
             self._discard()
+            height, width = self._file_hw
             raise GradsegError(
                 f"{self.path}: this OpenCV ({cv2.__version__}) cannot write {fourcc} video of {height}x{width} at "
                 f"{self.fps:g} fps; try the other of {', '.join(FOURCC)}"
             )
+        self._writer, codec = opened
+        self.note = NO_BROWSER.format(self.path) if codec == MP4V else ""
 
     def _check_space(self, temporary: Path) -> None:
         height, width = self.size_hw
@@ -113,8 +117,9 @@ class VideoSink(Sink):
         temporary, self._temporary = self._temporary, None
         if temporary is None:
             return
-        self._writer.release()
         try:
+            with contextlib.suppress(GradsegError):  # what the file then lacks is counted
+                self._writer.release()
             if not self.written:
                 return
             found = count_frames(temporary)
@@ -139,14 +144,3 @@ def video_fourcc(path: Path) -> str:
     if path.suffix.lower() not in FOURCC:
         raise GradsegError(f"--save {path}: the name must end in {' or '.join(FOURCC)}")
     return FOURCC[path.suffix.lower()]
-
-
-def count_frames(path: Path) -> int:
-    """Frames in a video as its container says, 0 if it cannot be opened or its first frame cannot be read."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened() or not capture.read()[0]:
-            return 0
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from runtime_toys import frames_of, write_video
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import check_writable
-from gradseg.runtime.sinks import video
+from gradseg.runtime.sinks import encoders, video
 from gradseg.runtime.sinks.labels import LabelsSink
 from gradseg.runtime.sinks.video import VideoSink
 from gradseg.runtime.sinks.window import WindowSink
@@ -26,6 +29,18 @@ def picture(level: int) -> np.ndarray[Any, Any]:
     return np.full((*HW, 3), level, np.uint8)
 
 
+NEEDS_AV = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="needs PyAV: pip install av")
+
+
+@pytest.fixture(params=[pytest.param("av", marks=NEEDS_AV), "opencv"])
+def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every promise of the sink holds with each encoder of .mp4."""
+    if request.param == "opencv":
+        monkeypatch.setitem(sys.modules, "av", None)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("encoder")
 @pytest.mark.parametrize(("suffix", "fps"), [(".mp4", 25.0), (".avi", 25.0), (".mp4", 29.97), (".mp4", 12.5)])
 def test_video_has_every_frame_at_size_and_rate(tmp_path: Path, suffix: str, fps: float) -> None:
     path = tmp_path / f"deep/er/v{suffix}"
@@ -42,12 +57,14 @@ def test_video_has_every_frame_at_size_and_rate(tmp_path: Path, suffix: str, fps
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
 
 
+@pytest.mark.usefixtures("encoder")
 def test_nothing_written_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", 3)
     VideoSink(path, HW, 25.0).close()
     assert len(frames_of(path)) == 3 and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("encoder")
 def test_realtime_repeats_what_a_slow_network_missed(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "v.mp4", HW, 10.0, realtime=True)
     for index, second in enumerate((0.0, 0.1, 0.5, 0.55, 1.0)):
@@ -65,6 +82,7 @@ def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("encoder")
 def test_full_disk_ends_while_the_index_still_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter([10 << 20] * 6 + [1 << 20] * 99)
     monkeypatch.setattr(video, "free_bytes", lambda path: next(left))
@@ -108,6 +126,7 @@ def test_writer_that_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         def isOpened(self) -> bool:  # noqa: N802
             return False
 
+    monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setattr(cv2, "VideoWriter", Closed)
     with pytest.raises(GradsegError, match=r"cannot write mp4v video of 48x64 at 25 fps"):
         VideoSink(tmp_path / "v.mp4", HW, 25.0)
@@ -201,6 +220,7 @@ def test_window_shows_and_ends_on_q(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown[-1] == "closed"
 
 
+@pytest.mark.usefixtures("encoder")
 def test_odd_sizes_lose_no_row_or_column(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (43, 31), interpolation=cv2.INTER_CUBIC)
@@ -211,3 +231,79 @@ def test_odd_sizes_lose_no_row_or_column(tmp_path: Path) -> None:
     last = frames_of(tmp_path / "odd.mp4")[-1]
     assert last.shape == (32, 44, 3)
     assert np.abs(last[:31, :43].astype(int) - image).mean() < 12
+
+
+# -- H.264
+
+
+def filled(path: Path, colours: list[tuple[int, int, int]]) -> VideoSink:
+    sink = VideoSink(path, HW, 25.0)
+    for index, colour in enumerate(colours):
+        sink.write(np.full((*HW, 3), colour, np.uint8), LABELS, index, 0)
+    return sink
+
+
+@NEEDS_AV
+def test_mp4_is_what_browsers_play(tmp_path: Path) -> None:
+    import av
+
+    colours = [(20, 30, 220), (200, 60, 20), (40, 180, 40)]
+    sink = filled(tmp_path / "v.mp4", colours)
+    assert sink.note == ""
+    sink.close()
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        found = stream.codec_context.name, stream.codec_context.pix_fmt, stream.frames, float(stream.average_rate)
+    assert found == ("h264", "yuv420p", 3, 25.0)
+    data = (tmp_path / "v.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat"), "plays while it loads"
+    for frame, colour in zip(frames_of(tmp_path / "v.mp4"), colours, strict=True):
+        assert np.abs(frame.mean((0, 1)) - colour).max() < 8
+
+
+@NEEDS_AV
+def test_a_write_that_fails_is_one_line_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = filled(tmp_path / "v.mp4", [(0, 0, 0)])
+
+    class Full:
+        def mux(self, packet: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(sink._writer, "_container", Full())
+    with pytest.raises(GradsegError, match=r"cannot write the video in .*No space left on device"):
+        sink.write(picture(9), LABELS, 1, 0)
+    with pytest.raises(GradsegError, match="can be read back; was the disk full"):
+        sink.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_without_pyav_opencvs_h264_counts_only_if_it_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    real, asked = encoders._writer, []
+
+    def writer(path: Path, fourcc: str, *given: Any) -> Any:
+        asked.append(fourcc)
+        return real(path.with_suffix(".lost.mp4") if lost and fourcc == "avc1" else path, "mp4v", *given)
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(encoders, "_writer", writer)
+    sink = filled(tmp_path / "v.mp4", [(9, 9, 9)])
+    assert asked == ["avc1", "mp4v" if lost else "avc1"]
+    assert sink.note == (f"{sink.path} is MPEG-4 part 2, which browsers do not play; for H.264: pip install av" * lost)
+    sink.close()
+    assert len(frames_of(sink.path)) == 1
+
+
+@NEEDS_AV
+def test_a_pyav_without_x264_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "X264", {"preset": "no such preset"})
+    sink = filled(tmp_path / "v.mp4", [(9, 9, 9)])
+    sink.close()
+    assert "pip install av" in sink.note and len(frames_of(sink.path)) == 1

@@ -37,7 +37,7 @@ from gradseg.runtime.engines.open import open_engine
 
 DATA = "scenes:frames=3,size=64x96,seed=9"
 CALIB = "scenes:frames=2,size=64x96,seed=5"
-FEW = (BASE, "ort-fp32-rows-head", "ort-int8-cpu")
+FEW = (BASE, "ort-int8-cpu", "ort-fp32-rows-head")
 VOID = ("meta", "img", "rect", "line")
 
 
