@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -65,10 +65,10 @@ class Legend:
         if len(present) > room:
             most = present[np.argsort(-pixels[present], kind="stable")][: max(0, room - 1)]
             present = np.sort(most)
-        names = [self._fitting(self._names[index], scale, int(WIDE * width) - 2 * line) for index in present]
         more = int(self._shown.sum()) - len(present)
-        rows = [*names, f"{more} more ..."] if more and room else names
-        if not rows or not all(rows):
+        texts = [*(self._names[index] for index in present), *([f"{more} more .."] if more else [])]
+        rows = [_fitting(text, scale, int(WIDE * width) - 2 * line) for text in texts]
+        if not len(present) or not all(rows):  # nothing to be seen, or too small a picture
             self._panel = self._mask = np.empty((0, 0, 3), np.uint8)
             return
         wide = max(_width(row, scale) for row in rows)
@@ -86,13 +86,13 @@ class Legend:
                 cv2.rectangle(self._panel, begin, end, (200, 200, 200), 1)
                 cv2.rectangle(self._mask, begin, end, 255, cv2.FILLED)
 
-    def _fitting(self, name: str, scale: float, room: int) -> str:
-        if _width(name, scale) <= room:
-            return name
-        kept = name
-        while kept and _width(f"{kept}..", scale) > room:
-            kept = kept[:-1]
-        return f"{kept}.." if kept else ""
+
+def _fitting(text: str, scale: float, room: int) -> str:
+    """As much of a text as has room, or ""."""
+    kept = text
+    while kept and _width(kept, scale) > room:
+        kept = f"{kept.rstrip('.')[:-1]}.." if len(kept) > len("x..") else ""
+    return kept
 
 
 def _width(text: str, scale: float) -> int:

@@ -136,6 +136,12 @@ def test_limits_and_overlay_modes(engine: Path, tmp_path: Path) -> None:
         out = tmp_path / f"{mode}.avi"
         assert call("--engine", engine, clip, "--save", out, "--overlay", mode, "--max-frames", 4, "--alpha", 0.7) == 0
         assert [frame.shape for frame in frames_of(out)] == [shape] * 4
+    clip = write_video(tmp_path / "larger.avi", 2, (240, 320))
+    corners = []
+    for more in ([], ["--no-legend"]):
+        assert call("--engine", engine, clip, "--save", tmp_path / "v.avi", "--alpha", 0, *more) == 0
+        corners.append(frames_of(tmp_path / "v.avi")[0][:40, :80])
+    assert np.ptp(corners[0]) > 150 > 20 > np.ptp(corners[1]), "names in the corner of a grey frame, or none"
     assert call("--engine", engine, "scenes:size=48x64,frames=3", "--duration", 60, "--threads", 1) == 0
 
 

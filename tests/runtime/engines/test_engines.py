@@ -278,6 +278,9 @@ def test_segmenter_gives_labels_at_frame_size_that_stay(tmp_path: Path) -> None:
         picture = segmenter.overlay(black, second, alpha=1.0)
         assert picture.shape == (50, 70, 3)
         assert tuple(picture[0, 0, ::-1]) == segmenter.spec.palette[10] and segmenter.classes[10] == "bicyclist"
+        large, seen = np.zeros((240, 320, 3), np.uint8), np.full((240, 320), 10, np.uint8)
+        named = segmenter.overlay(large, seen, legend=True) != segmenter.overlay(large, seen)
+        assert named[:60, :120].any() and not named[60:].any()
 
 
 def test_segmenter_of_several_frames(tmp_path: Path) -> None:
