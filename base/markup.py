@@ -15,9 +15,10 @@ a { color: #1f4f8f; } .note { color: #4a5361; } .bad { color: #9a2a10; font-weig
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, td.text { text-align: left; } thead th { border-bottom: 2px solid #aab3bf;
-  vertical-align: bottom; white-space: normal; }
+  vertical-align: bottom; } th { white-space: normal; } tbody th { min-width: 14rem; }
+.words { white-space: normal; display: inline-block; min-width: 15rem; text-align: left; }
 tr.best th, tr.best td { background: #eaf3ec; } tr.float th, tr.float td { background: #f3f5f8; }
 figure { margin: 1rem 0; } figcaption { color: #4a5361; font-size: .8125rem; } img { max-width: 100%; height: auto; }
 .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem; margin: 0 0 1.5rem; }
@@ -25,7 +26,7 @@ figure { margin: 1rem 0; } figcaption { color: #4a5361; font-size: .8125rem; } i
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; font-size: .8125rem; }
 .legend span { display: inline-block; width: .9rem; height: .9rem; border: 1px solid #888; vertical-align: -.1rem;
   margin-right: .3rem; }
-pre { background: #f3f5f8; padding: .8rem; overflow-x: auto; font-size: .8125rem; }
+pre { background: #f3f5f8; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
 @media print { h2 { break-before: page; } figure, tr { break-inside: avoid; } }
 """
 ABSENT = "–"

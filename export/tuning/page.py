@@ -98,7 +98,7 @@ def _method(result: Mapping[str, Any]) -> str:
 
 
 def candidates_table(records: Sequence[Record], decision: Decision, base: Record) -> str:
-    head = [
+    head: List[Cell] = [
         "Candidate",
         "p50 ms",
         "p99 ms",
@@ -109,7 +109,7 @@ def candidates_table(records: Sequence[Record], decision: Decision, base: Record
         "FP32's labels %",
         "Size, MB",
     ]
-    head += ["Memory, MB", "Threads", "What came of it"]
+    head += ["Memory, MB", "Threads", _text("What came of it")]
     rows: List[Tuple[str, Sequence[Cell]]] = []
     for record in ordered(records):
         score, change = record.score or {}, lost(record, base)
@@ -139,7 +139,7 @@ def candidates_table(records: Sequence[Record], decision: Decision, base: Record
 
 def _text(said: str) -> Cell:
     """A sentence in a table of figures: it may wrap."""
-    return Markup(f'<span style="white-space:normal;display:inline-block;min-width:18rem">{escaped(said)}</span>')
+    return Markup(tag("span", said, "words"))
 
 
 def bars(records: Sequence[Record], decision: Decision) -> str:
@@ -155,7 +155,7 @@ def bars(records: Sequence[Record], decision: Decision) -> str:
         middle = top + LINE / 2
         parts.append(
             f'<text x="{LABELS - 8}" y="{middle + 4:.0f}" text-anchor="end" font-weight="{600 if won else 400}">'
-            f"{escaped(_short(record.title))}</text>"
+            f"{escaped(_short(record.title, 54 if won else 62))}</text>"
             f'<rect x="{LABELS}" y="{middle - BAR / 2:.0f}" width="{median * scale:.1f}" height="{BAR}" '
             f'fill="{colour}"/>'
             f'<line x1="{LABELS + median * scale:.1f}" x2="{LABELS + far * scale:.1f}" y1="{middle:.0f}" '
@@ -170,5 +170,5 @@ def bars(records: Sequence[Record], decision: Decision) -> str:
     )
 
 
-def _short(title: str) -> str:
-    return title if len(title) <= 64 else f"{title[:63]}…"
+def _short(title: str, most: int) -> str:
+    return title if len(title) <= most else f"{title[: most - 1]}…"
