@@ -15,7 +15,7 @@ a { color: #1f4f8f; } .note { color: #4a5361; } .bad { color: #9a2a10; font-weig
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .45rem; border-bottom: 1px solid #e3e7ec; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child, td.text { text-align: left; } thead th { border-bottom: 2px solid #aab3bf;
   vertical-align: bottom; } th { white-space: normal; } tbody th { min-width: 14rem; }
 .words { white-space: normal; display: inline-block; min-width: 15rem; text-align: left; }

@@ -176,6 +176,20 @@ def test_the_page_is_whole_and_needs_nothing_else(whole: Path) -> None:
     assert "http" not in re.sub(r'"command".*', "", text)
 
 
+def test_the_table_fits_a_page_of_1280_pixels(whole: Path) -> None:
+    """Names and reasons wrap; what does not is so short that the rest of the width, about 680 pixels, holds it."""
+    text = (whole / "tune.html").read_text("utf-8")
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text)]
+    assert len({len(row) for row in rows}) == 1
+    assert all('class="words"' in row[-1] for row in rows) and "th { white-space: normal; }" in text
+    figures = [row[1:-1] for row in rows[1:]]
+    words = [
+        [*map(len, rows[0][at].split()), *(len(row[at - 1]) for row in figures)] for at in range(1, len(rows[0]) - 1)
+    ]
+    assert sum(map(max, words)) <= 70
+    assert "white-space: pre-wrap" in text, "the conditions"
+
+
 # ---- once more, and after a kill
 
 
