@@ -69,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         f"\n{found['verdict'][0]}\n"
         f"video loop with {engine}: {loop['frames_done']} frames, {loop['fps']:.1f} FPS, "
         f"capture to labels p50 {total['p50']:.1f} ms, p99 {total['p99']:.1f} ms\n"
-        f"wrote {video}, {report} and {tuned / 'tune.html'}"
+        f"wrote {video}, the labels over the frames with a legend, {report} and {tuned / 'tune.html'}"
     )
     return 0
 

@@ -43,7 +43,7 @@ class Segmenter:
         self.spec: ModelSpec = self.engine.spec
         self._entry = Entry(self.engine)
         self._overlay = Overlay(self.spec.palette)
-        self._named = Overlay(self.spec.palette, classes=self.spec.classes, hold=1)
+        self._named: Optional[Overlay] = None
 
     @property
     def classes(self) -> Tuple[str, ...]:
@@ -81,7 +81,9 @@ class Segmenter:
 
         legend: with the names of the classes that are seen, in a corner.
         """
-        return (self._named if legend else self._overlay)(bgr, labels, alpha).copy()
+        if legend and self._named is None:
+            self._named = Overlay(self.spec.palette, classes=self.spec.classes, hold=1)
+        return ((legend and self._named) or self._overlay)(bgr, labels, alpha).copy()
 
     def close(self) -> None:
         """Releases the engine; `with Segmenter(…) as s:` does it too."""

@@ -34,6 +34,7 @@ class Legend:
         self._now, self._shown = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
         self._shape: Tuple[int, ...] = ()
         self._panel = self._mask = np.empty((0, 0, 3), np.uint8)
+        _width("x", 1.0)  # OpenCV 5 reads its font when it is first asked: not amid the frames
 
     def draw(self, image: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], left: int = 0) -> None:
         """Into `image`, uint8 BGR (H, W', 3), at the top, right of column `left`; labels: uint8 (H, W)."""

@@ -30,7 +30,7 @@ from gradseg.export.tuning import measure as tune_measure
 from gradseg.export.tuning import process as tune_process
 from gradseg.export.tuning import run as tune_run
 from gradseg.export.tuning.bench import Workbench
-from gradseg.export.tuning.candidates import BASE, Candidate
+from gradseg.export.tuning.candidates import BASE, FIRST, Candidate
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.runtime.engines.open import open_engine
@@ -374,6 +374,7 @@ def test_little_time_still_gives_an_engine_and_the_next_run_goes_on(
     assert "the time was over before everything was measured; the same command goes on" in said
     assert found["precision"] == "fp32" and not found["complete"]
     assert "not measured, the time was over: " in "\n".join(found["verdict"])
+    assert {each["name"] for each in found["candidates"] if each["samples"]} == {BASE, "ort-int8-cpu"} <= {*FIRST}
     assert call(tmp_path, files / "net.onnx") == 0
     assert found_in(tmp_path)["complete"]
 
