@@ -3,16 +3,87 @@
 from __future__ import annotations
 
 import argparse
-from typing import Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Type, Union
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import typed
 
 METHODS = ("minmax", "percentile", "entropy", "mse")  # of choosing what to quantise between
 ORDERS = ("rgb", "bgr")  # of colours
 PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
-
-
+ENGINES = (
+    ".onnx (ONNX Runtime), .xml (OpenVINO), .gsn (GradSeg's own kernels), .pth (PyTorch), .plan or .engine (TensorRT)"
+)
+FRAMES = "camvid:DIR, folder:DIR, an image folder, a video"
 MAX_THREADS = 1024
+
+# What add_argument gets for an option of this name, unless a command says otherwise
+COMMON: Dict[str, Dict[str, Any]] = {
+    "--engine": {"metavar": "ENGINE", "help": f"{ENGINES}, or a shipped model's name, see `gradseg models`"},
+    "--threads": {"type": int, "metavar": "N", "help": "CPU threads; left out: as many as the backend chooses"},
+    "--provider": {"choices": PROVIDERS, "help": "what ONNX Runtime runs .onnx files on (default: cpu)"},
+    "--spec": {"type": Path, "metavar": "FILE", "help": "ModelSpec as JSON, for an ONNX file without GradSeg metadata"},
+    "--no-cuda-graph": {"action": "store_true", "help": "enqueue the inference of TensorRT plans plainly"},
+    "--json": {"type": Path, "metavar": "FILE", "help": "JSON file to write the result to"},
+    "--plot": {"type": Path, "metavar": "FILE", "help": "image file to draw the result into"},
+    "--out": {"metavar": "FILE", "help": "file to write; by default beside the input"},
+    "--arch": {"help": "architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"},
+    "--size": {"metavar": "HxW", "help": "input size, height x width, in place of the checkpoint's"},
+    "--frame-size": {
+        "metavar": "HxW",
+        "help": "put the resizing of frames of this size, and of their labels back to it, inside",
+    },
+    "--data": {"help": f"frames to verify on: {FRAMES} (default: scenes:)"},
+    "--val": {"help": "validation frames, a data spec (default: every tenth frame is held out)"},
+    "--limit": {"type": int, "metavar": "N", "help": "use at most this many frames, evenly spread"},
+    "--calib": {"metavar": "SOURCE", "help": f"frames to calibrate on: {FRAMES} (default: scenes:)"},
+    "--calib-frames": {
+        "type": int,
+        "metavar": "N",
+        "default": 32,
+        "help": "at most this many, evenly spread (default 32)",
+    },
+    "--method": {"default": "mse", "choices": METHODS, "help": "how ranges are chosen (default mse)"},
+    "--ranges": {"metavar": "FILE", "help": "ranges.json of calibrate, edited or not, in place of calibrating"},
+    "--skip-bad": {"action": "store_true", "help": "leave out frames that cannot be read, and count them"},
+    "--power-of-two": {"action": "store_true", "help": "activation scales as powers of two"},
+    "--no-equalise": {"action": "store_true", "help": "no cross-layer equalisation of weights"},
+    "--no-bias-correction": {"action": "store_true", "help": "no correction of biases for the weights' rounding"},
+    "--reduce-range": {
+        "default": "auto",
+        "choices": ("auto", "on", "off"),
+        "help": "INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
+    },
+    "--max-drop": {
+        "type": float,
+        "metavar": "P",
+        "help": "at most P points of mIoU lost on the labelled frames of --data: layers go back to float until it "
+        "holds",
+    },
+}
+COMMON["--calib-method"] = COMMON["--method"]
+Parser = Union[argparse.ArgumentParser, "argparse._ArgumentGroup"]
+
+
+def command_parser(
+    script: str, about: Optional[str], formatter: Type[argparse.HelpFormatter] = argparse.RawDescriptionHelpFormatter
+) -> argparse.ArgumentParser:
+    """The parser of a script, called what the user typed; `about`, its docstring, names it as in a clone."""
+    name = typed(script)
+    about = (about or "").replace(f"python {script}", name)
+    return argparse.ArgumentParser(prog=name, description=about, formatter_class=formatter)
+
+
+def add(parser: Parser, *names: str, **said: Any) -> None:
+    """`add_argument`, to which an option of COMMON needs to be told nothing but what is special here."""
+    parser.add_argument(*names, **{**COMMON.get(names[-1], {}), **said})
+
+
+def add_common(parser: Parser, *names: str) -> None:
+    """Options of COMMON as they are."""
+    for name in names:
+        add(parser, name)
 
 
 def check_threads(threads: Optional[int]) -> None:
@@ -21,57 +92,42 @@ def check_threads(threads: Optional[int]) -> None:
         raise GradsegError(f"--threads {threads}: expected 1 to {MAX_THREADS}; leave it out to let the backend choose")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, onnx: bool = True, optional: bool = False) -> None:
-    """The arguments that every export script shares. optional: the model may be left out."""
+def add_model_arguments(
+    parser: argparse.ArgumentParser,
+    onnx: bool = True,
+    optional: bool = False,
+    out: Optional[Dict[str, Any]] = None,
+    **data: Any,
+) -> None:
+    """The arguments that every export script shares. optional: the model may be left out. out, data: what is special
+    of these options."""
     kinds = "checkpoint (.pth) or ONNX model (.onnx)" if onnx else "checkpoint (.pth)"
     parser.add_argument("model", nargs="?" if optional else None, help=kinds)
-    parser.add_argument("-o", "--out", help="file to write; by default beside the input")
-    parser.add_argument(
-        "--arch", help="architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"
-    )
-    parser.add_argument(
-        "--size", help="input size HEIGHTxWIDTH in place of the checkpoint's, or for a foreign ONNX model of open size"
-    )
-    parser.add_argument(
-        "--data",
-        default=None,
-        help="frames to verify on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)",
-    )
+    add(parser, "-o", "--out", **(out or {}))
+    add(parser, "--data", **data)
+    add_common(parser, "--arch")
+    add(parser, "--size", help=f"{COMMON['--size']['help']}, or for a foreign ONNX model of open size")
     if onnx:
         add_foreign_arguments(parser)
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser, budget: bool = True) -> None:
     """The arguments of the scripts that can make INT8, which `int8.int8_for` reads. budget: with --max-drop."""
-    add = parser.add_argument_group("INT8").add_argument
-    add("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)")
-    add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
-    add("--calib-method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
-    add("--ranges", metavar="F", help="ranges.json of calibration/calibrate.py, edited or not, in place of calibrating")
-    add("--skip-bad", action="store_true", help="leave out calibration frames that cannot be read, and count them")
-    add("--power-of-two", action="store_true", help="activation scales as powers of two")
-    add("--no-equalise", action="store_true", help="no cross-layer equalisation of weights")
-    add("--no-bias-correction", action="store_true", help="no correction of biases for the weights' rounding")
-    if not budget:
-        return
-    add(
-        "--max-drop",
-        type=float,
-        metavar="P",
-        help="at most P points of mIoU lost on the labelled frames of --data: layers go back to float until it holds",
-    )
+    group = parser.add_argument_group("INT8")
+    add_common(group, "--calib", "--calib-frames", "--calib-method", "--ranges", "--skip-bad", "--power-of-two")
+    add_common(group, "--no-equalise", "--no-bias-correction", *(["--max-drop"] if budget else []))
 
 
 def add_foreign_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that describe an ONNX model of other origin; read by `given_by`."""
     group = parser.add_argument_group("an ONNX model of other origin (without GradSeg metadata)")
-    add = group.add_argument
-    add("--spec", help="what follows as a JSON file, or a whole ModelSpec; see graphs/foreign/spec.py")
-    add("--mean", metavar="A,B,C", help="subtracted from pixel / input scale, in the colour order (default 0,0,0)")
-    add("--std", metavar="A,B,C", help="what that is divided by (default 1,1,1)")
-    add("--color-order", choices=ORDERS, help="channel order that the network wants (default rgb)")
-    add("--input-scale", metavar="N", help="pixels are divided by it first: 255 (default), 1 for a mean in pixels")
-    add("--classes", metavar="LIST", help="a,b,c or their number, or a file: classes.json, or one name a line")
-    add("--input", metavar="NAME", help="the image input, where there are several")
-    add("--output", metavar="NAME", help="the tensor with logits or labels, where there are several outputs")
-    add("--threshold", metavar="T", help="one output channel: class 1 above T (default 0, or 0.5 after a Sigmoid)")
+    say = group.add_argument
+    say("--spec", metavar="FILE", help="what follows as a JSON file, or a whole ModelSpec; see graphs/foreign/spec.py")
+    say("--mean", metavar="A,B,C", help="subtracted from pixel / input scale, in the colour order (default 0,0,0)")
+    say("--std", metavar="A,B,C", help="what that is divided by (default 1,1,1)")
+    say("--color-order", choices=ORDERS, help="channel order that the network wants (default rgb)")
+    say("--input-scale", metavar="N", help="pixels are divided by it first: 255 (default), 1 for a mean in pixels")
+    say("--classes", metavar="LIST", help="a,b,c or their number, or a file: classes.json, or one name a line")
+    say("--input", metavar="NAME", help="the image input, where there are several")
+    say("--output", metavar="NAME", help="the tensor with logits or labels, where there are several outputs")
+    say("--threshold", metavar="T", help="one output channel: class 1 above T (default 0, or 0.5 after a Sigmoid)")

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy as np
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import refuse_inputs, write_json
-from gradseg.base.options import PROVIDERS
+from gradseg.base.options import add, add_common, command_parser
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
 from gradseg.runtime.engines.open import open_engine
@@ -84,15 +82,11 @@ def tracked(items: Iterable[int], shown: bool) -> Iterable[int]:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", required=True, help="engine file: .onnx, .pth, .plan")
-    parser.add_argument("--data", required=True, help=GRAMMAR)
-    parser.add_argument("--against", help="a second engine to compare labels with")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--limit", type=int, help="use at most this many frames")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engines")
-    parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file without GradSeg metadata")
-    parser.add_argument("--provider", choices=PROVIDERS, help="what ONNX Runtime runs --engine on (default: cpu)")
+    parser = command_parser("benchmarks/accuracy.py", __doc__)
+    add(parser, "--engine", required=True)
+    add(parser, "--data", required=True, help=f"labelled frames: {GRAMMAR}")
+    add(parser, "--against", metavar="ENGINE", help="a second engine to compare labels with")
+    add_common(parser, "--json", "--limit", "--threads", "--spec", "--provider")
     arguments = parser.parse_args(argv)
     if arguments.json:
         given = (arguments.engine, arguments.against, arguments.spec)

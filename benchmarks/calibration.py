@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.options import add, add_common, command_parser
 from gradseg.models.spec import parse_size
 
 # imports of what is measured stand in the workers: this process stays small, since on Linux a child's peak memory
@@ -205,15 +206,14 @@ class Results:
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("benchmarks/calibration.py", __doc__)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--model", help="checkpoint (.pth) or ONNX model (.onnx), FP32")
-    parser.add_argument("--data", help="frames: camvid:DIR, folder:DIR, scenes:, an image folder, a video")
+    add(parser, "--data", help="frames: camvid:DIR, folder:DIR, scenes:, an image folder, a video")
     parser.add_argument("--frames", default="16,64,256", help="numbers of frames (default 16,64,256)")
-    parser.add_argument("--size", help="input size HxW in place of the checkpoint's")
+    add_common(parser, "--size", "--json")
     parser.add_argument("--tools", default=f"{OURS},{THEIRS}", help=f"any of {OURS},{THEIRS} (default both)")
     parser.add_argument("--limit-mb", type=float, default=12000, help="memory of one measurement (default 12000)")
-    parser.add_argument("--json", type=Path, help="write the result here, after every row")
     args = parser.parse_args(argv)
     if not args.worker and not (args.model and args.data):
         parser.error("--model and --data are needed")

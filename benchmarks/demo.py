@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, Optional
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import write_json
+from gradseg.base.options import add, add_common, command_parser
 from gradseg.export import tune
 from gradseg.runtime import run_video
 
@@ -36,14 +36,14 @@ def step(script: str, main: Any, arguments: Sequence[str]) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser = command_parser("benchmarks/demo.py", __doc__)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="network (default: dg2-star-light)")
     parser.add_argument("--source", default="scenes:frames=150,seed=7", help="video, camera, images or scenes:")
     parser.add_argument("--data", default=EVALUATION, help="labelled frames that mIoU is measured on")
-    parser.add_argument("--out", type=Path, default=Path("demo"))
+    add(parser, "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for all results (default demo)")
     parser.add_argument("--max-frames", type=int, help="end the video after this many frames")
     parser.add_argument("--time-budget", type=float, default=SECONDS, help="seconds for finding the fastest engine")
-    parser.add_argument("--size", help="input size HEIGHTxWIDTH in place of the checkpoint's")
+    add_common(parser, "--size")
     arguments = parser.parse_args(argv)
     out: Path = arguments.out
     live = tune.LIVE.match(arguments.source) is not None

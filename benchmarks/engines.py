@@ -22,8 +22,8 @@ import numpy as np
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, write_json
-from gradseg.base.options import check_threads
-from gradseg.benchmarks.common.sources import write_source
+from gradseg.base.options import add, add_common, check_threads, command_parser
+from gradseg.base.packages import need
 from gradseg.benchmarks.survey.base import ENGINES, engine
 from gradseg.benchmarks.survey.process import CONVERT_S, OPEN_S, TURN_S, EngineProcess, WorkerFailed, probe
 from gradseg.models.spec import parse_size
@@ -158,15 +158,15 @@ def table(network: Row) -> str:
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The arguments, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("benchmarks/engines.py", __doc__)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), help="checkpoints (.pth) or architectures")
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"of {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH", help="its Python interpreter")
-    parser.add_argument("--size", default="512x1024", help="input HEIGHTxWIDTH")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads of every engine")
-    parser.add_argument("--samples", type=int, default=60, help="timed frames per row")
+    add(parser, "--size", default="512x1024", help="input size (default 512x1024)")
+    add(parser, "--threads", default=usable_cores(), help="CPU threads of every engine (default: all)")
+    add(parser, "--samples", type=int, default=60, help="timed frames per row (default 60)")
     parser.add_argument("--work", type=Path, help="keep converted files and messages in this new folder")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_common(parser, "--json")
     args = parser.parse_args(argv)
     check_threads(args.threads)
     args.names = [name for name in args.engines.split(",") if name]
@@ -202,6 +202,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def survey(args: argparse.Namespace, work: Path) -> Tuple[List[Row], Dict[str, str]]:
     """Every network with its rows, printed as they come; and the pip commands of missing engines."""
+    need("the survey", "export", "torch", "onnx", "onnxruntime")
+    from gradseg.benchmarks.common.sources import write_source
+
     networks: List[Row] = []
     pip: Dict[str, str] = {}
     for number, name in enumerate(args.networks):

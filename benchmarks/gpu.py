@@ -30,6 +30,8 @@ from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable
 from gradseg.base.json_process import die_with_parent
+from gradseg.base.options import command_parser
+from gradseg.base.packages import need
 from gradseg.benchmarks.on_gpu.engines import Backend, OnOnnxRuntime, TensorRt
 from gradseg.benchmarks.on_gpu.index import BORDERS, PRECISIONS, Pack
 from gradseg.benchmarks.on_gpu.launch import AGAIN, Launch, in_process_of_its_own, run_models
@@ -37,16 +39,17 @@ from gradseg.benchmarks.on_gpu.measure import SETTLE, TURN
 from gradseg.benchmarks.on_gpu.remote import TorchProcess, start_torch
 from gradseg.benchmarks.on_gpu.results import Results, table
 from gradseg.benchmarks.on_gpu.run import FreshProcess, Run, Settings, rows_for
+from gradseg.commands import command
 from gradseg.models.spec import ARCHS, parse_size
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = "erfnet,d-star-light,dg2-star-light,dg4-star-light"
 VARIANTS = ("eager", "compile", "half", "half-compile")
-COMMAND = "python benchmarks/gpu.py"
+SCRIPT = "benchmarks/gpu.py"
 
 
 def parser_of() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(SCRIPT, __doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--prepare", type=Path, metavar="DIR", help="only write what a GPU machine needs to DIR")
     where.add_argument("--from", dest="pack", type=Path, metavar="DIR", help="only measure what lies in DIR")
@@ -86,7 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return work(args, settings)
     if args.prepare:
         prepare(args.prepare, args)
-        print(f"run on the GPU machine: {COMMAND} --from {args.prepare}")
+        print(f"run on the GPU machine: {command(SCRIPT, '--from', args.prepare)}")
         return 0
     if args.pack:
         return run(args.pack, args, settings)
@@ -102,7 +105,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except GradsegError as error:
         if error.exit_code != 3:
             raise
-        raise GradsegError(f"{error}. Pack in {pack}; run on the GPU machine: {COMMAND} --from {pack}", 3) from error
+        there = command(SCRIPT, "--from", pack)
+        raise GradsegError(f"{error}. Pack in {pack}; run on the GPU machine: {there}", 3) from error
     if code == 0:
         shutil.rmtree(folder)
     else:
@@ -152,10 +156,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
             raise GradsegError(f"--checkpoint {given}: expected ID=PATH with an ID of --models ({', '.join(models)})")
         checkpoints[name] = Path(path)
     if sys.version_info < (3, 10):
-        raise GradsegError(f"{COMMAND} --prepare needs Python 3.10 or newer; this is {sys.version.split()[0]}", 3)
-    from gradseg.graphs.inputs import need_packages
-
-    need_packages(f"{COMMAND} --prepare", "torch", "onnx", "onnxruntime")
+        raise GradsegError(f"--prepare needs Python 3.10 or newer; this is {sys.version.split()[0]}", 3)
+    need("--prepare", "export", "torch", "onnx", "onnxruntime")
     from gradseg.benchmarks.on_gpu.pack import SCENES, Job
     from gradseg.benchmarks.on_gpu.pack import prepare as write_pack
 

@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import refuse_inputs, write_json
-from gradseg.base.options import PROVIDERS
+from gradseg.base.options import add, add_common, command_parser
 from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine, read_spec
@@ -23,16 +23,12 @@ from gradseg.runtime.loop.latency import STAGES, measure
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", required=True, nargs="+", help="engine files: .onnx, .pth, .plan")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--frame-size", help="frame HxW (default: what the first engine takes)")
-    parser.add_argument("--warmup", type=int, default=10, help="untimed frames")
-    parser.add_argument("--samples", type=int, default=100, help="timed frames per engine")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engines")
-    parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for ONNX files without GradSeg metadata")
-    parser.add_argument("--provider", choices=PROVIDERS, help="what ONNX Runtime runs .onnx files on (default: cpu)")
-    parser.add_argument("--no-cuda-graph", action="store_true", help="enqueue the inference of plans plainly")
+    parser = command_parser("benchmarks/latency.py", __doc__)
+    add(parser, "--engine", required=True, nargs="+")
+    add(parser, "--frame-size", help="size of the frames (default: what the first engine takes)")
+    add(parser, "--warmup", type=int, default=10, help="untimed frames (default 10)")
+    add(parser, "--samples", type=int, default=100, help="timed frames per engine (default 100)")
+    add_common(parser, "--json", "--threads", "--spec", "--provider", "--no-cuda-graph")
     arguments = parser.parse_args(argv)
     if arguments.samples < 1 or arguments.warmup < 0:
         raise GradsegError("--samples must be at least 1 and --warmup at least 0")
@@ -50,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _opened(path: str, arguments: argparse.Namespace, spec: Optional[ModelSpec]) -> Engine:
-    provider = arguments.provider if Path(path).suffix.lower() == ".onnx" else None
+    provider = arguments.provider if Path(path).suffix.lower() in ("", ".onnx") else None
     return open_engine(path, arguments.threads, spec, provider, not arguments.no_cuda_graph)
 
 

@@ -8,7 +8,6 @@ engine.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import deque
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.options import add, add_common, command_parser
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine, overlapping, read_spec
 from gradseg.runtime.loop.report import latency_table
@@ -228,15 +228,13 @@ def explained(row: Dict[str, Any]) -> List[str]:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", required=True, help="an engine file")
-    parser.add_argument("--source", required=True, help="a video file, images, or scenes:")
+    parser = command_parser("benchmarks/loop.py", __doc__)
+    add(parser, "--engine", required=True)
+    add(parser, "--source", required=True, help="a video file, images, or scenes:")
     parser.add_argument("--frames", type=int, help="frames of a turn (default: the whole source)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--streams", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="frames at once")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine")
-    parser.add_argument("--spec", type=Path, help="ModelSpec as JSON, for ONNX files without GradSeg metadata")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_common(parser, "--threads", "--spec", "--json")
     arguments = parser.parse_args(argv)
     for name, value in (("--frames", arguments.frames), ("--rounds", arguments.rounds)):
         if value is not None and value < 1:

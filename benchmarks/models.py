@@ -6,42 +6,18 @@ GMAC follows the rule behind the paper's tables (see `gradseg.models.counts`).
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import run_main
 from gradseg.base.files import write_json
-from gradseg.models.counts import count
-from gradseg.models.networks.erfnet import SegNetwork
+from gradseg.base.options import add_common, command_parser
+from gradseg.base.packages import need
+from gradseg.models.published import PUBLISHED, PUBLISHED_PARAMETERS
 from gradseg.models.spec import ARCHS, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, spec_for
 
 SIZE_HW = (512, 1024)
 
-# Vallurupalli et al., CVPR-W 2018, Tables 3 to 5: (weights, GMAC to three decimals).
-PUBLISHED: dict[str, tuple[int, float]] = {
-    "erfnet-paper": (2_038_448, 27.705),
-    "d-star": (547_120, 10.597),
-    "dg2-star": (395_568, 8.852),
-    "dg2s-star": (395_568, 8.852),
-    "dg4-star": (319_792, 7.980),
-    "dg4s-star": (319_792, 7.980),
-    "dg8-star": (281_904, 7.543),
-    "dg8s-star": (281_904, 7.543),
-    "d-star-light": (431_312, 5.773),
-    "dg2-star-light": (279_760, 4.029),
-    "dg4-star-light": (203_984, 3.156),
-    "d": (1_291_648, 19.025),
-    "dg2": (1_238_960, 18.998),
-    "dg2s": (1_238_960, 18.998),
-    "dg4": (1_202_096, 18.595),
-    "dg4s": (1_202_096, 18.595),
-    "dg8": (1_183_664, 18.394),
-    "dg8s": (1_183_664, 18.394),
-}
-# All trainable parameters of the public ERFNet at 20 classes, without the encoder's predictor (Romera et al.).
-PUBLISHED_PARAMETERS: dict[str, int] = {"erfnet": 2_064_256}
 NOTES = {
     "d": "printed row disagrees with its own siblings DG2, DG4, DG8, which follow the rule exactly",
     "erfnet": "public macro architecture; published as a total of parameters, which is what is compared",
@@ -50,6 +26,9 @@ NOTES = {
 
 def row_for(arch: str) -> dict[str, Any]:
     """One architecture's row; `agrees` compares every published figure there is, to the unit."""
+    from gradseg.models.counts import count
+    from gradseg.models.networks.erfnet import SegNetwork
+
     counts = count(SegNetwork(spec_for(arch, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, SIZE_HW)), SIZE_HW)
     gmac = round(counts.published_macs / 1e9, 3)
     published = PUBLISHED.get(arch)
@@ -97,9 +76,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser = command_parser("benchmarks/models.py", __doc__)
+    add_common(parser, "--json")
     arguments = parser.parse_args(argv)
+    need("counting", "export", "torch")
     rows = [row_for(arch) for arch in ARCHS]
     print(table(rows))
     if arguments.json:

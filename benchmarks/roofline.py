@@ -13,28 +13,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, read_json, require_file, write_json
-from gradseg.base.options import check_threads
+from gradseg.base.options import add, add_common, check_threads, command_parser
+from gradseg.base.packages import need
 from gradseg.benchmarks.ceilings.ceilings import ceilings_of, measure_ceilings
-from gradseg.benchmarks.ceilings.page import ceilings_text, draw, engine_text
 from gradseg.benchmarks.ceilings.place import Ceilings, above_peak, by_group, placed, totals
-from gradseg.benchmarks.ceilings.profiles import Profile, profile_native, profile_onnxruntime, profile_openvino
 from gradseg.models.spec import ARCHS, parse_size
 from gradseg.runtime.engines.ov_files import HINT, read_ir_metadata
+
+if TYPE_CHECKING:
+    from gradseg.benchmarks.ceilings.profiles import Profile
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
 ENGINES = ("onnxruntime", "openvino", "native")
 SUFFIXES = (".pth", ".onnx", ".xml", ".gsn")
-Profiler = Callable[[], Profile]
+Profiler = Callable[[], "Profile"]
 
 
 @contextlib.contextmanager
@@ -58,6 +59,8 @@ def as_engine(given: str, size: Optional[str]) -> Iterator[Path]:
 
 def profilers(path: Path, engines: Sequence[str], threads: int, frames: int) -> List[Profiler]:
     """What profiles the file, for every engine that is wanted and reads it."""
+    from gradseg.benchmarks.ceilings.profiles import profile_native, profile_onnxruntime, profile_openvino
+
     suffix = path.suffix.lower()
     found: List[Profiler] = []
     if suffix == ".onnx" and "onnxruntime" in engines:
@@ -72,8 +75,7 @@ def profilers(path: Path, engines: Sequence[str], threads: int, frames: int) -> 
 
 def hints(path: Path) -> Tuple[str, ...]:
     """OpenVINO's precisions to run a file in: the one that an .xml was made for, else all that the CPU has."""
-    if importlib.util.find_spec("openvino") is None:
-        raise GradsegError(f"{path} needs OpenVINO, and this machine has none: pip install openvino", 3)
+    need(path, "openvino", "openvino")
     import openvino
 
     made_for = read_ir_metadata(path).get(HINT) if path.suffix.lower() == ".xml" else None
@@ -99,16 +101,15 @@ def placed_profile(given: str, profile: Profile, ceilings: Ceilings) -> Dict[str
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The arguments, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("benchmarks/roofline.py", __doc__)
     parser.add_argument("files", nargs="*", default=list(NETWORKS), help="networks or engine files")
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"of {', '.join(ENGINES)} (default: all)")
-    parser.add_argument("--size", help="input HEIGHTxWIDTH of networks that are exported (default 512x1024)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads (default: all)")
+    add(parser, "--size", help="input size of networks that are exported (default 512x1024)")
+    add(parser, "--threads", default=usable_cores(), help="CPU threads (default: all)")
     parser.add_argument("--frames", type=int, default=30, help="frames per engine, profiled and plain")
     parser.add_argument("--top", type=int, default=12, help="layers to list per engine")
     parser.add_argument("--ceilings", type=Path, help="take the ceilings from this earlier --json instead of measuring")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--plot", type=Path, help="draw it into this PNG")
+    add_common(parser, "--json", "--plot")
     args = parser.parse_args(argv)
     check_threads(args.threads)
     args.wanted = [name for name in args.engines.split(",") if name]
@@ -124,6 +125,9 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
+    need("the roofline", "export", "onnx", "onnxruntime", *(["matplotlib"] if args.plot else []))
+    from gradseg.benchmarks.ceilings.page import ceilings_text, draw, engine_text
+
     measured = known_ceilings(args)
     for each in measured:
         print(ceilings_text(each), flush=True)

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json
-from gradseg.base.options import check_threads
+from gradseg.base.options import add_common, check_threads, command_parser
 from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
 from gradseg.benchmarks.side_by_side.ratios import read_ceilings
 from gradseg.benchmarks.side_by_side.report import table, write_page, write_plot
@@ -34,11 +34,10 @@ ROOFLINE = ROOT / "benchmarks" / "results" / "roofline.json"
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("benchmarks/versus.py", __doc__)
+    add_common(parser, "--json", "--plot", "--threads")
     add = parser.add_argument
-    add("--json", type=Path, help="write the result here")
-    add("--html", type=Path, help="write a page here")
-    add("--plot", type=Path, help="write the plot here, .png or .svg")
+    add("--html", type=Path, metavar="FILE", help="HTML file to write a page to")
     add("--models", nargs="+", default=list(MODELS), metavar="ID", help="architectures (default: all four)")
     add("--pipelines", nargs="+", metavar="NAME", help=f"only these: {', '.join(kind.name for kind in KINDS)}")
     add(
@@ -56,7 +55,6 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--val-frames", type=int, default=32, help="labelled frames for mIoU, evenly spread, 0 for all (default 32)")
     add("--tuned", type=Path, help="folder of tune.py's results, MODEL/engine.* (default: tune.py is called)")
     add("--roofline", type=Path, default=ROOFLINE, help="JSON of roofline.py, for the floors")
-    add("--threads", type=int, help="cores that all are pinned to (default: those usable)")
     add("--work", type=Path, default=ROOT / "runs" / "versus", help="folder for what is built (default runs/versus)")
     add("--resume", action="store_true", help="go on with the turns of a run that was killed")
     add("--memory-gib", type=float, default=6.0, help="memory that one pipeline may hold (default 6)")

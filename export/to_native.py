@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.options import add_calibration_arguments, add_model_arguments
-from gradseg.graphs.inputs import check_out, load_any, need_packages, size_text
+from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
+from gradseg.base.packages import need
+from gradseg.graphs.inputs import check_out, load_any, size_text
 from gradseg.runtime.native.files import save_program
 
 SUFFIX = ".gsn"
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export/to_native.py", __doc__)
     add_model_arguments(parser)
     add_calibration_arguments(parser, budget=False)
-    parser.add_argument("--threads", type=int, help="CPU threads; by default one for each core")
+    add_common(parser, "--threads")
     return parser.parse_args(argv, argparse.Namespace(max_drop=None))
 
 
@@ -29,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     out = Path(args.out) if args.out else Path(args.model).with_suffix(SUFFIX)
     check_out(args.model, out, (SUFFIX,))
-    need_packages(args.model, "onnx", "onnxruntime")
+    need(args.model, "export", "onnx", "onnxruntime")
     from gradseg.base.files import atomic_path
     from gradseg.calibration.qdq.int8_from_arguments import int8_for
     from gradseg.export.gsn.lower import native_program

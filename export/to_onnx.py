@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.options import add_model_arguments
+from gradseg.base.options import add_common, add_model_arguments, command_parser
+from gradseg.commands import command
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.inputs import Loaded, check_out, frames_text, model_from_checkpoint, size_of, size_text, write_out
 from gradseg.models.spec import parse_size
@@ -20,17 +21,16 @@ from gradseg.models.spec import parse_size
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The arguments; GradsegError for those that do not go together."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export/to_onnx.py", __doc__)
     add_model_arguments(parser, onnx=False)
     parser.add_argument("--logits", action="store_true", help="keep the float form: normalised input, logits out")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="fp32; for int8 see to_ort.py")
-    parser.add_argument(
-        "--frame-size", metavar="HxW", help="put the resizing of frames of this size, and of their labels, inside"
-    )
+    add_common(parser, "--frame-size")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="frames per call (default 1)")
     args = parser.parse_args(argv)
     if args.precision == "int8":
-        raise GradsegError("INT8 needs calibration: python export/to_ort.py CKPT --precision int8 --calib SOURCE")
+        again = command("export/to_ort.py", args.model, "--precision", "int8", "--calib", "SOURCE")
+        raise GradsegError(f"INT8 needs calibration: {again}")
     if Path(args.model).suffix.lower() == ".onnx":
         raise GradsegError(f"{args.model}: is already ONNX; give the checkpoint (.pth) it came from")
     if args.batch < 1:

@@ -11,13 +11,20 @@ from typing import Optional, Sequence
 
 from gradseg.base.errors import run_main
 from gradseg.base.files import check_writable
-from gradseg.base.options import add_calibration_arguments, add_model_arguments, check_threads
-from gradseg.graphs.inputs import check_out, load_any, need_packages, size_text
+from gradseg.base.options import (
+    add_calibration_arguments,
+    add_common,
+    add_model_arguments,
+    check_threads,
+    command_parser,
+)
+from gradseg.base.packages import need
+from gradseg.graphs.inputs import check_out, load_any, size_text
 from gradseg.runtime.engines.ov_files import weights_of
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export/to_openvino.py", __doc__)
     add_model_arguments(parser)
     parser.add_argument(
         "--precision",
@@ -26,13 +33,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="what OpenVINO computes in; bf16 and fp16 only where the CPU has them, else float32",
     )
     add_calibration_arguments(parser)
-    parser.add_argument(
-        "--reduce-range",
-        default="auto",
-        choices=("auto", "on", "off"),
-        help="INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads for the verification; by default one for each core")
+    add_common(parser, "--reduce-range", "--threads")
     return parser.parse_args(argv)
 
 
@@ -42,7 +43,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.xml")
     check_out(args.model, out, (".xml",))
     check_writable(weights_of(out))
-    need_packages(args.model, "onnx", "onnxruntime", "openvino")
+    need(args.model, "export", "onnx", "onnxruntime")
+    need(args.model, "openvino", "openvino")
     from gradseg.export.ir.files import write_ir
     from gradseg.export.ir.make import openvino_model
 

@@ -13,9 +13,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from gradseg.base.errors import run_main
-from gradseg.base.options import add_calibration_arguments, add_model_arguments
+from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
+from gradseg.base.packages import need
+from gradseg.commands import command
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.inputs import Loaded, check_out, load_any, need_packages, size_text, write_out
+from gradseg.graphs.inputs import Loaded, check_out, load_any, size_text, write_out
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.spec import parse_size
 
@@ -25,9 +27,9 @@ BUSY = 1.5  # median over fastest run above which something else was running
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export/to_ort.py", __doc__)
     add_model_arguments(parser)
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="of computing (default fp32)")
     add_calibration_arguments(parser)
     parser.add_argument(
         "--target",
@@ -35,16 +37,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         choices=TARGETS,
         help="whom INT8 is for: cpu; tidl (int8, one power-of-two scale per tensor); trt (what to_trt.py builds from)",
     )
-    parser.add_argument(
-        "--reduce-range",
-        default="auto",
-        choices=("auto", "on", "off"),
-        help="INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
-    )
-    parser.add_argument(
-        "--frame-size", metavar="HxW", help="put the resizing of frames of this size, and of their labels, inside"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads; by default ONNX Runtime chooses")
+    add_common(parser, "--reduce-range", "--frame-size", "--threads")
     parser.add_argument("--no-timing", action="store_true", help="skip the short comparison with FP32")
     return parser.parse_args(argv)
 
@@ -54,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     frame_hw = parse_size(args.frame_size) if args.frame_size else None
     out = Path(args.out) if args.out else Path(args.model).with_suffix(f".{args.precision}.onnx")
     check_out(args.model, out, (".onnx",))
-    need_packages(args.model, "onnx", "onnxruntime")
+    need(args.model, "export", "onnx", "onnxruntime")
     from gradseg.export.ort.make import fp32_model, int8_for_ort
 
     loaded = load_any(args)
@@ -102,7 +95,7 @@ def timing_line(runners: Dict[str, OnnxRunner], batch: np.ndarray[Any, Any]) -> 
         verdict = "no verdict on INT8 against FP32, the machine was busy meanwhile"
     return (
         f"{verdict} (network alone, fastest of {TIMED_ROUNDS} interleaved runs: FP32 {fp32:.1f} ms, "
-        f"INT8 {int8:.1f} ms; a quick look, benchmarks/latency.py measures properly)"
+        f"INT8 {int8:.1f} ms; a quick look, {command('benchmarks/latency.py')} measures properly)"
     )
 
 

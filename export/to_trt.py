@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.options import add_calibration_arguments, add_model_arguments
+from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
 from gradseg.export.trt.build import import_tensorrt, strongly_typed
 from gradseg.export.trt.choice import make_best
 from gradseg.export.trt.make import Job, make, onnx_beside, write_made, write_onnx
@@ -35,7 +35,7 @@ MAX_BATCH = 64
 
 
 def parser_of() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export/to_trt.py", __doc__)
     add_model_arguments(parser, optional=True)
     add = parser.add_argument
     add(
@@ -43,7 +43,7 @@ def parser_of() -> argparse.ArgumentParser:
         choices=(*PRECISIONS, "best"),
         help="default: what the ONNX is in, fp32 for a checkpoint; best: the fastest here that keeps the labels",
     )
-    add("--frame-size", metavar="HxW", help="bake in the resize from frames of this size, and of the labels back to it")
+    add_common(parser, "--frame-size")
     add("--batch", type=int, metavar="N", help="frames of one inference (default 1, which run_video.py needs)")
     add("--rebuild", metavar="PLAN", help="build this plan again, for this machine, from the ONNX beside it")
     add_build_arguments(parser)

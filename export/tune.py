@@ -19,19 +19,17 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import require_file, sha256_of
-from gradseg.base.options import METHODS, add_model_arguments, check_threads
+from gradseg.base.options import FRAMES, add, add_common, add_model_arguments, check_threads, command_parser
+from gradseg.base.packages import need
 from gradseg.data.specs import open_data
 from gradseg.export.trt.best import DROP
 from gradseg.export.tuning.machine import code_hash, facts, placements
 from gradseg.export.tuning.measure import Deadline
 from gradseg.export.tuning.process import need_processes
 from gradseg.export.tuning.progress import shown
-from gradseg.export.tuning.result import write_result
-from gradseg.export.tuning.run import tuned
 from gradseg.export.tuning.state import Store, source_fingerprint
 from gradseg.graphs.foreign.spec import OPTIONS
 from gradseg.graphs.frames import DATA_SPECS, open_frames
-from gradseg.graphs.inputs import need_packages
 from gradseg.models.spec import parse_size
 
 # sources that do not show the same frames twice
@@ -40,28 +38,21 @@ LEAST_BUDGET = 1.0
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--max-drop",
-        type=float,
-        metavar="P",
-        help=f"points of mIoU that may be lost against FP32 (default {DROP:g}); needs labelled --data",
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads; by default what is fastest of the sensible numbers")
+    parser = command_parser("export/tune.py", __doc__)
+    out = {"metavar": "DIR", "help": "folder for the engine, tune.json and tune.html; by default MODEL.tuned"}
+    add_model_arguments(parser, out=out, help=f"frames to measure on, labelled ones for mIoU: {FRAMES}")
+    lost = f"points of mIoU that may be lost against FP32 (default {DROP:g}); needs labelled --data"
+    add(parser, "--max-drop", help=lost)
+    add(parser, "--threads", help="CPU threads; by default what is fastest of the sensible numbers")
     parser.add_argument(
         "--time-budget",
         type=float,
         metavar="S",
         help="seconds that all of it may take, about; half of it at least for measuring",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N frames of --data, evenly spread")
+    add_common(parser, "--limit")
     parser.add_argument("--force", action="store_true", help="forget what was measured before")
-    add = parser.add_argument_group("INT8").add_argument
-    add("--calib", help="frames to calibrate on: camvid:DIR, folder:DIR, an image folder, a video (default: scenes:)")
-    add("--calib-frames", type=int, default=32, help="at most this many, evenly spread (default 32)")
-    add("--calib-method", default="mse", choices=METHODS, help="how ranges are chosen (default mse)")
-    add("--skip-bad", action="store_true", help="leave out calibration frames that cannot be read")
+    add_common(parser.add_argument_group("INT8"), "--calib", "--calib-frames", "--calib-method", "--skip-bad")
     parser.set_defaults(power_of_two=False, reduce_range="auto", no_equalise=False, no_bias_correction=False)
     return parser.parse_args(argv)
 
@@ -84,7 +75,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _main(args: argparse.Namespace, out: Path, words: List[str]) -> int:
     deadline = Deadline(args.time_budget)
     _check(args, out)
-    need_packages(args.model, "onnx", "onnxruntime")
+    need(args.model, "export", "onnx", "onnxruntime")
+    from gradseg.export.tuning.result import write_result
+    from gradseg.export.tuning.run import tuned
+
     store = Store(out / "work", key_of(args))
     with store.locked():
         if args.force:

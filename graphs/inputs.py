@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
@@ -13,6 +12,8 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, check_writable
+from gradseg.base.packages import need
+from gradseg.commands import command
 from gradseg.graphs import verify
 from gradseg.graphs.foreign.spec import (
     SAY,
@@ -66,21 +67,6 @@ def write_out(out: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def need_packages(where: str, *names: str) -> None:
-    """Raises GradsegError with exit code 3, saying what to install, unless all these packages can be imported."""
-    missing = []
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise GradsegError(
-            f"{where}: this needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}",
-            exit_code=3,
-        )
-
-
 def frames_text(source: Optional[str]) -> str:
     """What frames were used, for people; None is the default source."""
     return source or "procedural scenes"
@@ -92,14 +78,10 @@ def size_of(args: argparse.Namespace) -> Optional[Tuple[int, int]]:
 
 def load_checkpoint_for(path: str, arch: Optional[str], size_hw: Optional[Tuple[int, int]]) -> Any:
     """The checkpoint, its spec at `size_hw`; `arch` names a bare state dict's architecture. Imports torch."""
-    try:
-        from gradseg.models.checkpoint import load_checkpoint, public_spec, read_raw
-    except ImportError as error:
-        raise GradsegError(
-            f"{path}: a checkpoint needs PyTorch, which is not installed here; export it to ONNX where it is "
-            "(python export/to_onnx.py CKPT) and give the .onnx file",
-            exit_code=3,
-        ) from error
+    there = f"export it where PyTorch is ({command('export/to_onnx.py', Path(path).name)}) and give the .onnx file"
+    need(path, "export", "torch", instead=there)
+    from gradseg.models.checkpoint import load_checkpoint, public_spec, read_raw
+
     bare = arch is not None and "spec" not in read_raw(path)
     ckpt = load_checkpoint(path, public_spec(path, arch) if arch is not None and bare else None)
     if arch is not None and ckpt.spec.arch != arch:
@@ -117,7 +99,7 @@ def model_from_checkpoint(
     logits: bool = False,
 ) -> Loaded:
     """Exports a checkpoint and verifies it against PyTorch on real frames; GradsegError if it does not hold."""
-    need_packages(path, "onnx", "onnxsim", "onnxruntime")
+    need(path, "export", "onnx", "onnxsim", "onnxruntime")
     ckpt = load_checkpoint_for(path, arch, size_hw)
     from gradseg.graphs.onnx_export import onnx_from_checkpoint
 
@@ -179,7 +161,7 @@ def model_from_onnx(
         given = given_in(spec_file) if spec_file else Given()
     if not given.describes:
         raise GradsegError(f"{path}: an ONNX model without GradSeg metadata; {SAY}")
-    need_packages(path, "onnx")
+    need(path, "export", "onnx")
     import onnx
 
     try:
@@ -190,7 +172,7 @@ def model_from_onnx(
     inputs = list(model.graph.input)
     if [value.type.tensor_type.elem_type for value in inputs] == [onnx.TensorProto.UINT8]:
         return _frame_to_labels(model, given, path, metadata.SPEC in values)
-    need_packages(path, "onnxsim", "onnxruntime")
+    need(path, "export", "onnxsim", "onnxruntime")
     from gradseg.graphs.foreign.convert import deployment_from_foreign
 
     made, spec, lines = deployment_from_foreign(model, given, path, data)
@@ -224,7 +206,7 @@ def refuse_checkpoint_options(args: argparse.Namespace) -> None:
     if getattr(args, "arch", None) or (own and getattr(args, "size", None)):
         raise GradsegError(
             f"{args.model}: --size and --arch are for checkpoints; an ONNX file's size is fixed; export it "
-            "again from its checkpoint: python export/to_onnx.py CKPT --size HxW"
+            f"again from its checkpoint: {command('export/to_onnx.py', 'CKPT', '--size', 'HxW')}"
         )
     if own:
         refuse_foreign_options(args, "carries its own spec")

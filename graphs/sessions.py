@@ -8,6 +8,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.options import check_threads
+from gradseg.base.packages import need
 from gradseg.runtime.engines.ort import session_options
 
 
@@ -31,10 +32,9 @@ class OnnxRunner:
         optimise: bool = True,
         integers: bool = True,
     ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise GradsegError("ONNX Runtime is not installed: pip install onnxruntime", exit_code=3) from error
+        need(where, "ort", "onnxruntime")
+        import onnxruntime as ort
+
         check_threads(threads)
         options = session_options(ort, threads)
         kept_out: List[str] = []

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file
+from gradseg.commands import command
 from gradseg.models.spec import ModelSpec, parse_size
 
 SPEC, FORMAT, PRECISION = "gradseg.spec", "gradseg.format", "gradseg.precision"
@@ -88,7 +89,7 @@ def spec_from_metadata(metadata: Mapping[str, str], where: Union[str, Path]) -> 
     if SPEC not in metadata:
         raise GradsegError(
             f"{where}: an ONNX model without GradSeg metadata; say what it is with --spec FILE (a ModelSpec as JSON), "
-            "or export it again from its checkpoint: python export/to_onnx.py CKPT"
+            f"or export it again from its checkpoint: {command('export/to_onnx.py', 'CKPT')}"
         )
     return ModelSpec.from_json(metadata[SPEC], f"{where}: {SPEC}")
 

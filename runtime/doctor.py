@@ -18,12 +18,15 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import run_main
 from gradseg.base.files import check_writable, refuse_inputs, require_file, write_json
+from gradseg.base.options import COMMON, add, command_parser
+from gradseg.commands import command
 from gradseg.runtime.diagnosis import checks as doctor_checks
 from gradseg.runtime.diagnosis import gpu_checks as doctor_gpu_checks
 from gradseg.runtime.diagnosis.engines import can_run, kinds, verdict
 from gradseg.runtime.diagnosis.facts import Facts, gather
 from gradseg.runtime.diagnosis.fixes import OK, PROBLEM, Finding
 from gradseg.runtime.diagnosis.system import System
+from gradseg.runtime.engines.shipped import is_shipped
 
 FORMAT = "gradseg.doctor/2"
 WIDTH = 76  # of the plain table's second column at most, in characters
@@ -46,10 +49,10 @@ CHECKS: Tuple[Callable[[Facts], List[Finding]], ...] = (
     doctor_checks.check_cameras,
 )
 
-AGAIN = {  # of an engine file that is damaged
-    ".onnx": "copy it here again, or export it again: python export/to_onnx.py CKPT",
-    ".xml": "copy it here again with its .bin, or export it again: python export/to_openvino.py CKPT",
-    ".gsn": "copy it here again, or export it again: python export/to_native.py CKPT",
+AGAIN = {  # of an engine file that is damaged: what goes with it, and what makes it
+    ".onnx": ("", "export/to_onnx.py"),
+    ".xml": (" with its .bin", "export/to_openvino.py"),
+    ".gsn": ("", "export/to_native.py"),
 }
 
 
@@ -67,17 +70,18 @@ def check_engine(system: System, path: Path) -> Finding:
         return Finding(what, f"{answer['backend']}, {answer['device']}, {answer['precision']}, {width}x{height}")
     error = str(answer["error"])
     lacking = f"mend what is missing for {path.suffix}, see above" if answer.get("exit_code") == 3 else ""
-    fix = lacking or AGAIN.get(path.suffix, "copy it here again")
+    again, how = AGAIN.get(path.suffix, ("", ""))
+    fix = lacking or f"copy it here again{again}" + (f", or export it again: {command(how, 'CKPT')}" if how else "")
     if "--rebuild" in error:  # the plan's manifest says what differs
-        error, _, command = error.partition(" Rebuild: ")
-        fix = command or f"python export/to_trt.py --rebuild {path}"
+        error, _, rebuild = error.partition(" Rebuild: ")
+        fix = rebuild or command("export/to_trt.py", "--rebuild", path)
     return Finding(what, "cannot be run here", PROBLEM, error, fix)
 
 
 def main(arguments: Optional[Sequence[str]] = None, system: Optional[System] = None) -> int:
     """Gathers, judges, prints; returns the exit code."""
     options = parse(arguments)
-    if options.engine is not None:
+    if options.engine is not None and not is_shipped(options.engine):
         require_file(options.engine, "an engine file")
     if options.json is not None:
         refuse_inputs(options.json, [options.engine] if options.engine else [], "--json")
@@ -97,9 +101,9 @@ def main(arguments: Optional[Sequence[str]] = None, system: Optional[System] = N
 
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line; argparse ends the process with 2 on a mistake."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", type=Path, metavar="FILE", help="also check whether this engine can run here")
-    parser.add_argument("--json", type=Path, metavar="F", help="write everything found here")
+    parser = command_parser("runtime/doctor.py", __doc__)
+    add(parser, "--engine", type=Path, help=f"also check whether this engine runs here: {COMMON['--engine']['help']}")
+    add(parser, "--json", help="JSON file to write everything found to")
     return parser.parse_args(arguments)
 
 

@@ -1,7 +1,7 @@
 """Segments live video: source → network → overlay, labels, report.
 
+python runtime/run_video.py cam0 --show
 python runtime/run_video.py --engine m.onnx drive.mp4 --save out.mp4 --report r.json
-python runtime/run_video.py --engine m.onnx cam0 --show
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json
-from gradseg.base.options import PROVIDERS
+from gradseg.base.options import COMMON, add, add_common, command_parser
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import PLANS, Engine, read_spec
+from gradseg.runtime.engines.shipped import DEFAULT, shipped_or_given
 from gradseg.runtime.engines.trt_rebuild import open_or_rebuild
 from gradseg.runtime.loop.outcome import Outcome
 from gradseg.runtime.loop.report import LiveLine, latency_table
@@ -34,31 +35,33 @@ from gradseg.runtime.sources.source import Source
 
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line; argparse ends the process with 2 on a mistake."""
-    parser = argparse.ArgumentParser(description="Runs a network over a video, camera or images.")
-    add = parser.add_argument
-    add("source", help=GRAMMAR)
-    add("--engine", required=True, help=".onnx, .pth, .plan or .engine")
-    add("--spec", type=Path, help="ModelSpec as JSON, for an ONNX file of other origin")
-    add("--threads", type=int, help="CPU threads for the network")
-    add("--streams", type=int, choices=(1, 2), default=1, help="2: two frames at once, each with half of the threads")
-    add("--provider", choices=PROVIDERS, help="what ONNX Runtime runs an .onnx on (default: cpu)")
-    add("--rebuild", action="store_true", help="build a plan that does not fit this machine again, from its ONNX")
-    add("--no-cuda-graph", action="store_true", help="enqueue a plan's inference plainly")
-    add("--save", type=Path, metavar="OUT.mp4", help="the picture as video (.mp4 or .avi)")
-    add("--labels", type=Path, metavar="DIR", help="class indices as PNG, one per frame")
-    add("--report", type=Path, metavar="R.json", help="what was measured")
-    add("--max-frames", type=int, metavar="N", help="end after N results")
-    add("--duration", type=float, metavar="S", help="end after S seconds")
-    add("--overlay", choices=MODES, default="overlay", help="what the picture shows")
-    add("--alpha", type=float, default=0.5, help="weight of the colours, 0 to 1")
-    add("--no-legend", action="store_true", help="no names and colours of the classes in the picture")
-    add("--show", action="store_true", help="a window (Esc or q ends it)")
+    parser = command_parser("runtime/run_video.py", __doc__)
+    say = parser.add_argument
+    say("source", help=GRAMMAR)
+    engine = f"{COMMON['--engine']['help']} (default: {DEFAULT}, which is shipped)"
+    add(parser, "--engine", help=engine)
+    add_common(parser, "--spec", "--threads", "--provider", "--no-cuda-graph")
+    say("--streams", type=int, choices=(1, 2), default=1, help="2: two frames at once, each with half of the threads")
+    say("--rebuild", action="store_true", help="build a TensorRT plan that does not fit here again, from its ONNX")
+    say("--save", type=Path, metavar="OUT.mp4", help="file to write the picture to as video, .mp4 or .avi")
+    say("--labels", type=Path, metavar="DIR", help="folder to write class indices to as PNG, one per frame")
+    say("--report", type=Path, metavar="FILE", help="JSON file to write what was measured to")
+    say("--max-frames", type=int, metavar="N", help="end after N frames (default: when the source ends, or Ctrl-C)")
+    say("--duration", type=float, metavar="S", help="end after S seconds")
+    say("--overlay", choices=MODES, default="overlay", help="what the picture shows (default: overlay)")
+    say("--alpha", type=float, default=0.5, help="weight of the colours over the frame, 0 to 1 (default 0.5)")
+    say("--no-legend", action="store_true", help="no names and colours of the classes in the picture")
+    say("--show", action="store_true", help="show the picture in a window; Esc or q ends it")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Opens everything, runs the loop, writes the report; returns the exit code. Raises what broke a stage."""
     options = parse(arguments)
+    engine_file, why = shipped_or_given(options.engine or DEFAULT, options.provider)
+    options.engine = str(engine_file)
+    if why:
+        print(f"engine: {engine_file} ({why})", file=sys.stderr)
     overlay_of_options = _check(options)
     engine = _open_engine(options)
     source: Optional[Source] = None

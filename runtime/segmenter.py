@@ -19,7 +19,7 @@ class Segmenter:
     """A network, opened once and called per frame. Not thread-safe: give each thread its own.
 
     Args:
-        path: an engine file, see `open_engine`.
+        path: an engine file, or a shipped model's name, see `open_engine`.
         threads: CPU threads for the network; None lets the backend choose.
         spec: for an ONNX file of other origin.
         provider: of ONNX Runtime, for .onnx: "cpu", "cuda" or "tensorrt".

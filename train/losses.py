@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import IGNORE, Dataset
-
-WEIGHTINGS = ("none", "enet", "median")
+from gradseg.train.settings import WEIGHTINGS
 
 
 def class_shares(data: Dataset, most: int = 400, name: str = "--data") -> np.ndarray[Any, Any]:

@@ -9,9 +9,9 @@ from typing import Any, Iterable, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.train.feed.augment import PRESETS
-from gradseg.train.losses import WEIGHTINGS
 from gradseg.train.schedules import ALPHA_SCHEDULES, Phase, plan_phases
 
+WEIGHTINGS = ("none", "enet", "median")  # of classes in the loss
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from gradseg.base.errors import GradsegError
+from gradseg.base.packages import install
 from gradseg.benchmarks.ceilings.peaks import SOURCES
 from gradseg.benchmarks.ceilings.place import KINDS, LEVELS, Ceilings
 
@@ -66,7 +67,7 @@ def measure_ceilings(threads: int, say: Say = print) -> Dict[str, Any]:
         if arithmetic[kind]:
             say(f"{kind} x{threads}: {arithmetic[kind]['best'] / 1e9:.1f} GMAC/s ({arithmetic[kind]['source']})")
     if not arithmetic["fp32"]:
-        raise GradsegError("no library here could measure FP32 arithmetic: pip install onnxruntime openvino", 3)
+        raise GradsegError(f"no library here could measure FP32 arithmetic: {install('ort', 'onnxruntime')}", 3)
     memory: Dict[str, Any] = {}
     for level, size in sizes_for(caches, threads).items():
         answer = _asked("memory", str(size), threads)

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path
+from gradseg.base.packages import need
 from gradseg.benchmarks.on_gpu.index import Pack
 from gradseg.runtime.cuda.gpu import Gpu, need_gpu
 
@@ -143,10 +144,9 @@ class OnOnnxRuntime:
     gpu: Optional[Gpu] = None
 
     def __init__(self, plans: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise GradsegError("--stand-in ort: needs onnxruntime: pip install onnxruntime", 3) from error
+        need("--stand-in ort", "ort", "onnxruntime")
+        import onnxruntime
+
         self.library, self.version = "onnxruntime", str(onnxruntime.__version__)
         self.stand_in: Optional[str] = f"ONNX Runtime {self.version} on the CPU, not a GPU"
         self._plans = _made(plans)

@@ -20,6 +20,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import read_json, require_file, sha256_of
+from gradseg.commands import command
 from gradseg.data.folders import read_image
 from gradseg.export.trt.options import PRECISIONS as PRECISIONS
 from gradseg.models.spec import ModelSpec
@@ -147,7 +148,9 @@ class Pack:
 
 def _checked(folder: Path) -> Dict[str, Any]:
     if not folder.is_dir():
-        raise GradsegError(f"{folder}: no such folder; make it with python benchmarks/gpu.py --prepare {folder}")
+        raise GradsegError(
+            f"{folder}: no such folder; make it with {command('benchmarks/gpu.py', '--prepare', folder)}"
+        )
     index = read_json(folder / INDEX, "the index that gpu.py --prepare writes last")
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         found = index.get("format") if isinstance(index, dict) else type(index).__name__

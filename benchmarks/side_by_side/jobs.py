@@ -23,6 +23,8 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file, sha256_of, write_json
+from gradseg.base.packages import install
+from gradseg.commands import command
 from gradseg.models.spec import ARCHS, ModelSpec
 from gradseg.runtime.engines.protocol import read_spec
 
@@ -188,9 +190,10 @@ def tuned_engine(folder: Path, model: str) -> Path:
     for place, stem in ((folder / model, "engine"), (folder, model)):
         with contextlib.suppress(GradsegError):
             return engine_in(place, stem)
+    size = f"{INPUT_HW[0]}x{INPUT_HW[1]}"
     raise GradsegError(
-        f"--tuned {folder}: no engine of {model}; make one: python export/tune.py CKPT --size "
-        f"{INPUT_HW[0]}x{INPUT_HW[1]} --data SPEC -o {folder / model}"
+        f"--tuned {folder}: no engine of {model}; make one: "
+        f"{command('export/tune.py', 'CKPT', '--size', size, '--data', 'SPEC', '-o', folder / model)}"
     )
 
 
@@ -206,7 +209,7 @@ def lacking(kind: Kind) -> str:
     """Why a pipeline cannot run on this machine and what to do, or an empty string."""
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
-        return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)} (or -e '.[peers]')"
+        return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)} (or {install('peers')})"
     if kind.compiler and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         return "needs a C++ compiler: apt-get install g++"
     return ""

@@ -16,6 +16,7 @@ from gradseg.calibration.cost.costs import Costs, latency_costs, work_costs
 from gradseg.calibration.qdq.int8 import Form
 from gradseg.calibration.qdq.layers import Layer, layers_of
 from gradseg.calibration.qdq.plan import plan_for
+from gradseg.commands import command
 from gradseg.graphs.graph import is_quantised
 from gradseg.graphs.sessions import OnnxRunner
 
@@ -227,7 +228,7 @@ class _Search:
         return GradsegError(
             f"--max-drop {self.most:g} cannot be held on {len(self.frames)} frames: the best of {len(self._known)} "
             f"networks, with {len(best)} of {len(self.layers)} layers in float, loses {lost:.2f} points of mIoU; allow "
-            "more, calibrate on other frames, or fine-tune for INT8 (python train/finetune.py)"
+            f"more, calibrate on other frames, or fine-tune for INT8 ({command('train/finetune.py')})"
         )
 
     def tidied(

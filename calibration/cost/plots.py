@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Union
+from typing import TYPE_CHECKING, Any, List, Union
 
-from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path
-from gradseg.calibration.cost.ranking import Effect, Ranking
+from gradseg.base.packages import need
+
+if TYPE_CHECKING:
+    from gradseg.calibration.cost.ranking import Effect, Ranking
 
 SHOWN = 40  # layers
 COLOUR, FAINT = "#2f5d9b", "#9db8dc"
@@ -18,11 +20,10 @@ def new_figure(width: float, height: float, what: str = "--plot") -> Any:
 
     what: needs it, for the message.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GradsegError(f"{what} needs matplotlib, not installed here: pip install matplotlib", 3) from error
+    need(what, "export", "matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

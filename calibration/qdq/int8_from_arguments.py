@@ -24,6 +24,7 @@ from gradseg.calibration.qdq.quantise import count_quantised
 from gradseg.calibration.qdq.repair import equalised
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO, TARGETS
 from gradseg.calibration.ranges.ranges_file import RangesFile
+from gradseg.commands import command
 from gradseg.data.specs import open_data
 from gradseg.graphs import verify
 from gradseg.graphs.frames import DATA_SPECS, default_source, other_scenes
@@ -163,7 +164,7 @@ def _from_ranges(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
 
 def _fine_tuned(loaded: Loaded, args: argparse.Namespace, target: str, stored: Mapping[str, Any]) -> Int8:
     if stored.get("target") != target:
-        tune = f", or fine-tune for this target: python train/finetune.py CKPT --target {target}"
+        tune = f", or fine-tune for this target: {command('train/finetune.py', 'CKPT', '--target', target)}"
         raise GradsegError(
             f"{args.model}: was fine-tuned for INT8 of target {stored.get('target')}, not {target}; give its base "
             f"checkpoint{tune if target in TARGETS else ''}"

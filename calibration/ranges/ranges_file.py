@@ -29,9 +29,9 @@ from gradseg.calibration.ranges.ranges_json import (
     pretty,
     short,
 )
+from gradseg.commands import command
 from gradseg.graphs.graph import Graph
 
-AGAIN = "calibrate again: python calibration/calibrate.py {model} --data SOURCE --out {path}"
 HOW_TO_EDIT = (
     "change min or max of a tensor and its scales follow for every target; or change a target's scale or zero_point, "
     "which is then used as written; then give this file to to_ort.py or to_trt.py with --ranges"
@@ -134,7 +134,7 @@ class RangesFile:
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise GradsegError(
                 f"{self.path}: no range for {names}, which {target} needs; "
-                + AGAIN.format(model=self.model.get("file", "MODEL"), path=self.path)
+                + self._again(self.model.get("file", "MODEL"))
             )
         key = "cpu" if target in SCALES_OF_CPU else target
         return {name: entry.targets[key] for name, entry in self.entries.items()}
@@ -146,8 +146,12 @@ class RangesFile:
             return
         raise GradsegError(
             f"{self.path}: holds the ranges of {self.model.get('file', 'another model')} ({own[:12]}), not of {name} "
-            f"({fingerprint[:12]}): its weights, size or layers differ; " + AGAIN.format(model=name, path=self.path)
+            f"({fingerprint[:12]}): its weights, size or layers differ; {self._again(name)}"
         )
+
+    def _again(self, model: object) -> str:
+        again = command("calibration/calibrate.py", model, "--data", "SOURCE", "--out", self.path)
+        return f"calibrate again: {again}"
 
 
 def ranges_from_statistics(

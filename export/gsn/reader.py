@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import command
 from gradseg.export.gsn.ops import Convolution, deconvolution_parts
 from gradseg.graphs.graph import Graph, attribute, shapes_of
 from gradseg.graphs.passes.fold_batchnorm import shuffle_before
@@ -24,7 +25,7 @@ class NotLowered(GradsegError):  # noqa: N818 it is a state of the network, not 
         what = "this network" if node is None else f"operator {node.op_type} ({node.name or node.output[0]})"
         super().__init__(
             f"the native engine cannot run {what}{': ' + why if why else ''}; build for ONNX Runtime instead: "
-            "python export/to_ort.py MODEL"
+            f"{command('export/to_ort.py', 'MODEL')}"
         )
 
 

@@ -11,6 +11,7 @@ import onnx
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, sha256_of
+from gradseg.base.packages import need
 from gradseg.runtime.engines.ov_files import (
     HINT,
     HINTS,
@@ -53,10 +54,9 @@ def write_ir(model: onnx.ModelProto, path: Path, hint: str, pinning: Optional[bo
 
 
 def _serialise(model: onnx.ModelProto, values: Dict[str, str], made: Path, where: Path) -> None:
-    try:
-        import openvino
-    except ImportError as error:
-        raise GradsegError(f"{where}: this needs openvino, not installed here: pip install openvino", 3) from error
+    need(where, "openvino", "openvino")
+    import openvino
+
     try:
         network = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:  # the only class that OpenVINO raises

@@ -14,6 +14,7 @@ from typing import Any, Collection, List, Optional, Tuple
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.calibration.qdq.int8_from_arguments import int8_for, int8_lines, verification_source
+from gradseg.commands import command
 from gradseg.export.trt.half_ranges import Kept, kept_in_float, kept_text, magnitudes
 from gradseg.graphs import verify
 from gradseg.graphs.borders import as_written, finished_like
@@ -163,5 +164,6 @@ def _check_operators(model: Any, where: str) -> None:
     if node is not None:
         raise GradsegError(
             f"{where}: node {node.name} (MaxUnpool): TensorRT has no unpooling by indices. Replace it with bilinear "
-            "resizing or a transposed convolution and fine-tune, or run it in ONNX Runtime: python export/to_ort.py"
+            "resizing or a transposed convolution and fine-tune, or run it in ONNX Runtime: "
+            f"{command('export/to_ort.py', where)}"
         )

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
+from gradseg.commands import command
 from gradseg.export.trt.options import BuildOptions, Library
 from gradseg.runtime.cuda.gpu import Gpu
 from gradseg.runtime.engines.trt_manifest import StalePlan, read_manifest
@@ -21,7 +22,7 @@ def rebuild_arguments(plan: Path) -> Tuple[List[str], Optional[Dict[str, Any]]]:
     Without a usable manifest the ONNX is NAME.onnx, which says itself what it is in; the build options are lost then,
     and the manifest is None. GradsegError if there is no such ONNX, or another one than the plan's.
     """
-    again = f"build the plan again from its checkpoint: python export/to_trt.py CKPT -o {plan}"
+    again = f"build the plan again from its checkpoint: {command('export/to_trt.py', 'CKPT', '-o', plan)}"
     try:
         manifest: Optional[Dict[str, Any]] = read_manifest(plan)
     except StalePlan as error:

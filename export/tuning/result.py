@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Sequence
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, sha256_of, write_json, write_text
+from gradseg.commands import command
 from gradseg.export.tuning.candidates import BASE
 from gradseg.export.tuning.measure import ROUNDS
 from gradseg.export.tuning.page import page, row
@@ -82,8 +83,8 @@ def write_result(found: Tuned, args: argparse.Namespace, out: Path, words: Seque
 def run_line(winner: Record, engine: Path, args: argparse.Namespace) -> str:
     """The command that runs the engine as it was measured."""
     pinned = f"taskset -c {','.join(map(str, winner.cpus))} " if winner.cpus else ""
-    threads = f" --threads {winner.threads}" if winner.cpus or args.threads else ""
-    return f"run it: {pinned}python runtime/run_video.py --engine {shlex.quote(str(engine))}{threads} SOURCE"
+    threads = ("--threads", winner.threads) if winner.cpus or args.threads else ()
+    return f"run it: {pinned}{command('runtime/run_video.py', '--engine', engine, *threads, 'SOURCE')}"
 
 
 def _engine(found: Tuned, winner: Record, out: Path) -> List[str]:

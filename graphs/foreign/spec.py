@@ -24,6 +24,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import read_json
 from gradseg.base.options import ORDERS
+from gradseg.commands import command
 from gradseg.data.folders import is_palette, read_classes
 from gradseg.models.spec import ModelSpec, Rgb, distinct_palette, parse_size
 
@@ -31,7 +32,7 @@ SCALE = 255.0  # what ModelSpec's mean and std are in units of
 OPTIONS = ("mean", "std", "color_order", "input_scale", "classes", "input", "output", "threshold")
 SAY = (
     "say what it is with --spec FILE (JSON) or --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes FILE; "
-    "or export it again from its checkpoint: python export/to_onnx.py CKPT"
+    f"or export it again from its checkpoint: {command('export/to_onnx.py', 'CKPT')}"
 )
 Three = Tuple[float, float, float]
 

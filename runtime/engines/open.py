@@ -7,14 +7,11 @@ from typing import Optional, Union
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file
-from gradseg.base.options import PROVIDERS, check_threads
+from gradseg.base.options import ENGINES, PROVIDERS, check_threads
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.engines.protocol import PLANS, Engine
+from gradseg.runtime.engines.shipped import shipped_or_given
 from gradseg.runtime.engines.trt_manifest import check_present
-
-SUFFIXES = (
-    ".onnx (ONNX Runtime), .xml (OpenVINO), .gsn (GradSeg's own kernels), .pth (PyTorch), .plan or .engine (TensorRT)"
-)
 
 
 def open_engine(
@@ -27,7 +24,7 @@ def open_engine(
     """Opens an engine file; its suffix picks the backend, which is imported only now.
 
     Args:
-        path: .onnx, .xml (its .bin beside it), .gsn, .pth, .plan or .engine.
+        path: .onnx, .xml (its .bin beside it), .gsn, .pth, .plan or .engine, or the name of a shipped model.
         threads: CPU threads for the network; None: the backend's usual number. Ignored by GPU backends.
         spec: for a file of other origin, which carries no ModelSpec; else the artefact's own is used.
         provider: of ONNX Runtime, for an .onnx: "cpu" (also with None), "cuda" or "tensorrt".
@@ -40,10 +37,11 @@ def open_engine(
     check_threads(threads)
     if provider not in (None, *PROVIDERS):
         raise GradsegError(f"--provider {provider}: expected {', '.join(PROVIDERS)}")
-    suffix = Path(path).suffix.lower()
+    path = shipped_or_given(path, provider)[0]
+    suffix = path.suffix.lower()
     if suffix in PLANS:
-        check_present(Path(path))
-    found = require_file(path, f"an engine: {SUFFIXES}")
+        check_present(path)
+    found = require_file(path, f"an engine: {ENGINES}")
     if suffix == ".onnx":
         from gradseg.runtime.engines.ort import OrtEngine
 
@@ -68,4 +66,4 @@ def open_engine(
         from gradseg.runtime.engines.trt import TrtEngine
 
         return TrtEngine(found, spec, cuda_graph)
-    raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {SUFFIXES}")
+    raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {ENGINES}")

@@ -9,11 +9,13 @@ import numpy as np
 
 from gradseg.base.conditions import usable_cores
 from gradseg.base.errors import GradsegError
+from gradseg.base.packages import install
+from gradseg.commands import command
 from gradseg.models.metadata import PARTNER, PRECISION, SPEC, borders, calibration_of, metadata_of_bytes
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.cuda.gpu import need_gpu
 from gradseg.runtime.engines.ort_providers import WORDS, check_running, providers_for
-from gradseg.runtime.engines.protocol import check_batch, read_sidecar
+from gradseg.runtime.engines.protocol import DESCRIBED, check_batch, read_sidecar
 from gradseg.runtime.preprocess import normalised_chw
 
 DTYPES: Dict[str, Any] = {
@@ -44,10 +46,8 @@ class OrtEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            package = "onnxruntime" if provider == "cpu" else "onnxruntime-gpu"
-            raise GradsegError(
-                f"{path} needs ONNX Runtime, and this machine has none: pip install {package}", 3
-            ) from error
+            how = install("ort", "onnxruntime") if provider == "cpu" else "pip install onnxruntime-gpu"
+            raise GradsegError(f"{path} needs ONNX Runtime, and this machine has none: {how}", 3) from error
         self.name, self.device, self.provider = str(path), "CPU", provider
         self.backend = f"onnxruntime {onnxruntime.__version__}"
         cores = usable_cores() if threads is None else threads
@@ -174,8 +174,8 @@ def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
     if beside is not None:
         return ModelSpec.from_dict(beside, f"{path}.json")
     raise GradsegError(
-        f"{path}: an ONNX file without GradSeg's metadata (no gradseg.spec); convert it: python export/to_ort.py "
-        f"{path} --mean A,B,C --std A,B,C --classes LIST -o OUT.onnx; "
+        f"{path}: an ONNX file without GradSeg's metadata (no gradseg.spec); convert it: "
+        f"{command('export/to_ort.py', path, *DESCRIBED, '-o', 'OUT.onnx')}; "
         f'or describe it in {path.name}.json beside it: {{"spec": {{"arch": name, "classes": [names], "palette": '
         '[[r, g, b], …], "input_hw": [h, w], "mean": […], "std": […], "color_order": "rgb", "blocks": ""}} '
         "(run_video.py takes it with --spec FILE, too)"

@@ -9,10 +9,12 @@ import numpy as np
 
 from gradseg.base.conditions import usable_cores
 from gradseg.base.errors import GradsegError
+from gradseg.base.packages import need
+from gradseg.commands import command
 from gradseg.models.metadata import PRECISION, SPEC, borders, calibration_of
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.engines.ov_files import HINT, HINTS, PINNING, check_weights, read_ir_metadata
-from gradseg.runtime.engines.protocol import check_batch
+from gradseg.runtime.engines.protocol import DESCRIBED, check_batch
 
 
 class OvEngine:
@@ -39,10 +41,9 @@ class OvEngine:
         spec: Optional[ModelSpec] = None,
         pinning: Optional[bool] = None,
     ) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise GradsegError(f"{path} needs OpenVINO, and this machine has none: pip install openvino", 3) from error
+        need(path, "openvino", "openvino")
+        import openvino
+
         metadata = read_ir_metadata(path)
         self.spec = spec or _spec_of(path, metadata)
         check_weights(path, metadata)
@@ -131,7 +132,7 @@ def _spec_of(path: Path, metadata: Dict[str, str]) -> ModelSpec:
         return ModelSpec.from_json(metadata[SPEC], f"{path}: its {SPEC}")
     raise GradsegError(
         f"{path}: an OpenVINO IR without GradSeg's metadata (no {SPEC}); convert the ONNX file that it came from: "
-        "python export/to_openvino.py MODEL.onnx --mean A,B,C --std A,B,C --classes LIST -o OUT.xml"
+        f"{command('export/to_openvino.py', 'MODEL.onnx', *DESCRIBED, '-o', 'OUT.xml')}"
     )
 
 

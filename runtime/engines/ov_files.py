@@ -13,12 +13,16 @@ from typing import Dict, Mapping, Union
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file, sha256_of
+from gradseg.commands import command
 
 SECTION, PREFIX = "gradseg", "gradseg."
 HINT, PINNING = "gradseg.hint", "gradseg.pinning"
 WEIGHTS_BYTES, WEIGHTS_SHA256 = "gradseg.weights_bytes", "gradseg.weights_sha256"
 HINTS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}  # OpenVINO's word for a float type → GradSeg's
-AGAIN = "make it again: python export/to_openvino.py MODEL -o {name}"
+
+
+def again(path: Path) -> str:
+    return f"make it again: {command('export/to_openvino.py', 'MODEL', '-o', path.name)}"
 
 
 def weights_of(path: Path) -> Path:
@@ -36,8 +40,7 @@ def read_ir_metadata(path: Union[str, Path]) -> Dict[str, str]:
         root = Tree.parse(str(found)).getroot()
     except (Tree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise GradsegError(
-            f"{found}: truncated or not an OpenVINO IR ({error}); copy it here again with its .bin, or "
-            + AGAIN.format(name=found.name)
+            f"{found}: truncated or not an OpenVINO IR ({error}); copy it here again with its .bin, or " + again(found)
         ) from error
     if root.tag != "net" or root.find("layers") is None:
         raise GradsegError(f"{found}: is XML, but not an OpenVINO IR (its root is <{root.tag}>)")
@@ -50,10 +53,10 @@ def check_weights(path: Path, metadata: Mapping[str, str]) -> None:
     weights = weights_of(path)
     if not weights.is_file():
         raise GradsegError(f"{path}: its weights, {weights.name}, are not beside it; copy both files")
-    again = f"copy both files here again, or {AGAIN.format(name=path.name)}"
+    mended = f"copy both files here again, or {again(path)}"
     size, wanted = weights.stat().st_size, metadata.get(WEIGHTS_BYTES)
     if wanted is not None and str(size) != wanted:
-        raise GradsegError(f"{weights}: {size} bytes, but {path.name} was written with {wanted}; {again}")
+        raise GradsegError(f"{weights}: {size} bytes, but {path.name} was written with {wanted}; {mended}")
     digest = metadata.get(WEIGHTS_SHA256)
     if digest is not None and sha256_of(weights) != digest:
-        raise GradsegError(f"{weights}: is damaged or of another network than {path.name} (SHA-256); {again}")
+        raise GradsegError(f"{weights}: is damaged or of another network than {path.name} (SHA-256); {mended}")

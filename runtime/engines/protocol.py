@@ -9,9 +9,11 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import read_json
+from gradseg.commands import command
 from gradseg.models.spec import ModelSpec
 
 PLANS = (".plan", ".engine")
+DESCRIBED = ("--mean", "A,B,C", "--std", "A,B,C", "--classes", "LIST")  # what an export wants of a foreign file
 
 
 class Engine(Protocol):
@@ -146,6 +148,7 @@ def read_spec(path: Union[str, Path]) -> ModelSpec:
     if short and {"mean", "std", "classes", "color_order"} & set(inner):
         raise GradsegError(
             f"{found}: describes a network in short, which the export scripts read; convert the network first, then "
-            f"run what comes out, which needs no --spec: python export/to_ort.py MODEL.onnx --spec {path} -o OUT.onnx"
+            "run what comes out, which needs no --spec: "
+            f"{command('export/to_ort.py', 'MODEL.onnx', '--spec', path, '-o', 'OUT.onnx')}"
         )
     return ModelSpec.from_dict(inner, str(found))

@@ -8,6 +8,8 @@ from typing import Any, Optional
 import numpy as np
 
 from gradseg.base.errors import GradsegError
+from gradseg.base.packages import need
+from gradseg.commands import command
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.engines.protocol import check_batch
 from gradseg.runtime.preprocess import normalised_chw
@@ -23,14 +25,10 @@ class TorchEngine:
     """
 
     def __init__(self, path: Path, threads: Optional[int] = None, spec: Optional[ModelSpec] = None) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise GradsegError(
-                f"{path} is a checkpoint, which needs PyTorch, and this machine has none: pip install "
-                "'gradseg[train]', or export it elsewhere with python export/to_onnx.py and run the .onnx",
-                3,
-            ) from error
+        elsewhere = f"export it elsewhere ({command('export/to_onnx.py', path.name)}) and run the .onnx"
+        need(path, "export", "torch", instead=elsewhere)
+        import torch
+
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = _load(path, spec)
@@ -69,8 +67,9 @@ def _load(path: Path, spec: Optional[ModelSpec]) -> Any:
     from gradseg.models.checkpoint import FORMAT, load_checkpoint, read_raw
 
     if spec is None and read_raw(path).get("format") != FORMAT:
+        convert = command("export/to_onnx.py", path, "--arch", "erfnet")
         raise GradsegError(
             f"{path}: a state dict without a GradSeg ModelSpec inside; convert it first: "
-            f"python export/to_onnx.py {path} --arch erfnet (or the architecture that it is), and run the .onnx"
+            f"{convert} (or the architecture that it is), and run the .onnx"
         )
     return load_checkpoint(path, spec)

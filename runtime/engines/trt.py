@@ -38,6 +38,7 @@ from typing import Any, Deque, Dict, List, Optional
 import numpy as np
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import command
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.cuda.memory import Cuda
 from gradseg.runtime.cuda.open import open_cuda
@@ -100,7 +101,7 @@ class TrtEngine:
             said = heard.reason() or str(error)
             raise GradsegError(
                 f"{path}: {self.backend} does not start on {self.device}: {said}. Its CUDA must not be newer than the "
-                "driver's; python runtime/doctor.py shows both",
+                f"driver's; {command('runtime/doctor.py')} shows both",
                 3,
             ) from error
         core = check_dla(path, manifest, int(getattr(self._runtime, "num_DLA_cores", 0)))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import command
 from gradseg.models.spec import MAX_SIDE, ModelSpec
 from gradseg.runtime.cuda.gpu import Gpu, need_gpu
 from gradseg.runtime.engines.trt_library import LIBRARIES, import_first, import_one
@@ -36,7 +36,7 @@ def manifest_path(plan: Path) -> Path:
 
 def rebuild_command(plan: Path) -> str:
     """What to type to build the plan again on this machine, from the ONNX that travels with it."""
-    return f"python export/to_trt.py --rebuild {shlex.quote(str(plan))}"
+    return command("export/to_trt.py", "--rebuild", plan)
 
 
 def check_present(plan: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, require_file
+from gradseg.commands import command
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.native.checks import Problem, check_program, weight_shape
 from gradseg.runtime.native.program import HEAD, KINDS, NativeOp, NativeProgram, NativeTensor
@@ -75,7 +76,7 @@ def load_program(path: Path) -> NativeProgram:
     except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise GradsegError(
             f"{found}: damaged, or not a GradSeg native program ({str(error)[:200]}); make it again: "
-            "python export/to_native.py CKPT -o OUT.gsn"
+            f"{command('export/to_native.py', 'CKPT', '-o', found.name)}"
         ) from error
     return program
 

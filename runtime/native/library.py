@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,15 +17,15 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import ROOT
 from gradseg.runtime.native.program import NativeProgram
 
 ABI = 2
 VARIABLE = "GRADSEG_NATIVE_LIBRARY"
-FOLDER = Path(__file__).resolve().parent
 WHEELS = "py3-none-manylinux_2_17_x86_64 and py3-none-manylinux_2_17_aarch64"
 BUILD = (
-    "build it where a C compiler is: pip install -e ."
-    if (FOLDER / "gradseg_native.h").is_file()  # a clone: in a wheel there are no sources
+    f"build it where a C compiler is: pip install -e {shlex.quote(str(ROOT))}"
+    if (ROOT / "setup.py").is_file()
     else f"the wheels {WHEELS} have it"
 ) + " (or give the .onnx to ONNX Runtime)"
 
@@ -73,7 +74,7 @@ def library_path() -> Optional[Path]:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
-    path = FOLDER / "_native.so"
+    path = Path(__file__).resolve().with_name("_native.so")
     return path if path.is_file() else None
 
 

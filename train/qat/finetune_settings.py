@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.options import METHODS
 from gradseg.calibration.qdq.targets import TARGETS
 from gradseg.train.feed.augment import PRESETS
-from gradseg.train.qat.sparsity import Sparsity
 from gradseg.train.settings import Settings
+
+if TYPE_CHECKING:
+    from gradseg.train.qat.sparsity import Sparsity
 
 SCALES = ("learned", "fixed")
 
@@ -79,4 +81,8 @@ class FinetuneSettings(Settings):
         self.wanted_sparsity()
 
     def wanted_sparsity(self) -> Optional[Sparsity]:
-        return None if self.sparsity is None else Sparsity.parse(self.sparsity)
+        if self.sparsity is None:
+            return None
+        from gradseg.train.qat.sparsity import Sparsity
+
+        return Sparsity.parse(self.sparsity)
