@@ -20,15 +20,19 @@ def need(where: object, extra: str, *modules: str, instead: str = "") -> None:
 
     where: what needs them, a file or a command. extra: of pyproject.toml, which brings them. instead: another way.
     """
-    missing = []
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
+    missing = [name for name in modules if not importable(name)]
     if missing:
         how = f"{install(extra, *missing)}{'; or ' if instead else ''}{instead}"
-        raise GradsegError(f"{where}: this needs {' and '.join(missing)}, not installed here: {how}", 3)
+        raise GradsegError(f"{where}: this needs {', '.join(missing)}, not installed here: {how}", 3)
+
+
+def importable(module: str) -> bool:
+    """Whether a module can be imported; it is."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def install(extra: str, *modules: str) -> str:

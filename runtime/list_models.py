@@ -17,7 +17,11 @@ from gradseg.models.spec import ARCHS, Arch, ModelSpec
 from gradseg.runtime.engines.shipped import shipped
 from gradseg.runtime.native.files import load_program
 
-BLOCKS = {"dense": "no block grouped", "selective": "the encoder's later blocks grouped", "all": "all blocks grouped"}
+BLOCKS = {
+    "dense": "Non-bottleneck-1D blocks",
+    "selective": "Conv-modules late in the encoder",
+    "all": "Conv-modules in the whole encoder",
+}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -40,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def words(arch: Arch) -> str:
     """An architecture in a line."""
-    parts = [BLOCKS[arch.blocks].replace("grouped", "in Conv-modules")]
+    parts = [BLOCKS[arch.blocks]]
     parts += [f"{arch.groups} groups"] if arch.groups > 1 else []
     parts += ["channel shuffle"] if arch.shuffle else []
     return ", ".join([*parts, *(["light decoder"] if arch.light_decoder else [])])

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
-from gradseg.base.packages import need
-from gradseg.commands import command
 from gradseg.export.trt.verify import Reference
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
@@ -157,8 +155,12 @@ def _check(args: argparse.Namespace, data: bytes, frame_hw: Tuple[int, int], bat
 
 def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
     """Everything that needs the onnx package: checkpoints, calibration, FP16, other borders, the logits form."""
-    there = f"convert where it is ({command('export/to_trt.py', Path(args.model).name)}) and bring the .onnx file"
-    need(args.model, "export", "onnx", instead=there)
+    if not _has_onnx():
+        raise GradsegError(
+            f"{args.model}: this conversion needs the onnx package, which is not installed here: pip install onnx "
+            "onnxruntime; or convert where it is (export/to_onnx.py, export/to_trt.py) and bring the .onnx file",
+            exit_code=3,
+        )
     from gradseg.export.trt.forms import onnx_for_trt
     from gradseg.graphs.borders import check_borders, with_borders
     from gradseg.graphs.inputs import load_any

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
 import gradseg
 from gradseg.base.errors import GradsegError
-from gradseg.base.packages import install
+from gradseg.base.packages import importable, install
 
 WEIGHTS = Path(gradseg.__file__).resolve().parent / "weights"
 DEFAULT = "dg2-star-light"
@@ -37,7 +36,7 @@ def shipped_or_given(name: Union[str, Path], provider: Optional[str] = None) -> 
     isa = native_isa() if ".gsn" in forms and provider is None else None
     if isa is not None:
         return forms[".gsn"], f"INT8 in GradSeg's own engine, {isa}"
-    if ".onnx" in forms and importlib.util.find_spec("onnxruntime") is not None:
+    if ".onnx" in forms and importable("onnxruntime"):
         missing = "" if provider else ": the native engine's library is not here"
         return forms[".onnx"], f"FP32 in ONNX Runtime{missing}"
     how = install("ort", "onnxruntime")
