@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json
 from gradseg.base.options import add, add_common, command_parser
+from gradseg.base.packages import need
 from gradseg.models.spec import parse_size
 
 # imports of what is measured stand in the workers: this process stays small, since on Linux a child's peak memory
@@ -242,6 +243,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.json:
         refuse_inputs(args.json, [args.model, args.data], "--json")
         check_writable(args.json)
+    need("calibration", "export", "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory() as name:
         files = {"onnx": "m.onnx", "frames": "frames", "scratch": "a.onnx", "answer": "answer.json", "log": "log.txt"}
         task = {key: str(Path(name) / value) for key, value in files.items()}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +13,7 @@ from typing import Any, Optional
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import write_json
 from gradseg.base.options import add, add_common, command_parser
+from gradseg.commands import command
 from gradseg.export import tune
 from gradseg.runtime import run_video
 
@@ -27,7 +27,7 @@ SECONDS = 60  # for finding the engine
 
 def step(script: str, main: Any, arguments: Sequence[str]) -> None:
     """Prints and runs one command of the pipeline; a failure ends the demo with that command's exit code."""
-    print(f"\n$ python {script} {shlex.join(arguments)}", flush=True)
+    print(f"\n$ {command(script, *arguments)}", flush=True)
     code = main(list(arguments))
     if code == 130:
         raise KeyboardInterrupt

@@ -19,6 +19,7 @@ from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json
 from gradseg.base.options import add_common, check_threads, command_parser
+from gradseg.base.packages import need
 from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
 from gradseg.benchmarks.side_by_side.ratios import read_ceilings
 from gradseg.benchmarks.side_by_side.report import table, write_page, write_plot
@@ -151,6 +152,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     plan = plan_of(args)
+    need("the comparison", "export", "torch", "onnx", "onnxruntime")
     result = measure(plan)
     print(table(result))
     if args.json:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Tuple
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import command
 from gradseg.export.trt.cache import TimingCache
 from gradseg.export.trt.config import configure
 from gradseg.export.trt.messages import Messages, build_error, lacks_gpu, node_names, parser_errors, plain
@@ -144,5 +145,5 @@ def _check_borders(network: Any, trt: Any, labels: Tuple[int, ...], name: str) -
             there = ", ".join(f"{dtype} {has}" for dtype, has in found) or "missing"
             raise GradsegError(
                 f"{name}: {what} is {there}; expected uint8 {shape}, the deployment form: "
-                "export it with export/to_onnx.py CKPT (without --logits)"
+                f"export it without --logits: {command('export/to_onnx.py', 'CKPT')}"
             )

@@ -10,6 +10,7 @@ import functools
 import re
 from typing import Any, Dict, Iterable, List, Optional
 
+from gradseg.commands import command
 from gradseg.export.trt.options import BuildOptions
 
 LONGEST = 300  # characters of one message that are kept
@@ -153,7 +154,7 @@ def _asked(error: Any, name: str) -> Any:
 def _advice(operator: str, reason: str) -> str:
     lower = f"{operator} {reason}".lower()
     return _type_advice(f"{lower} uint8" if operator == "Cast" else lower) or (
-        ". Replace this operator, or export again with export/to_onnx.py at opset 17"
+        f". Replace this operator, or export again, at opset 17: {command('export/to_onnx.py', 'CKPT')}"
         if "plugin" in lower or "no importer" in lower or "unsupported" in lower
         else ""
     )
@@ -161,9 +162,11 @@ def _advice(operator: str, reason: str) -> str:
 
 def _type_advice(lower: str) -> str:
     if "zero point" in lower or "zero_point" in lower or ("uint8" in lower and "quantize" in lower):
-        return ". TensorRT takes symmetric int8 only: quantise again with export/to_trt.py CKPT --precision int8"
+        again = command("export/to_trt.py", "CKPT", "--precision", "int8")
+        return f". TensorRT takes symmetric int8 only: quantise again: {again}"
     if "uint8" in lower:
-        return ". TensorRT takes uint8 only at a Cast on the border: export again with export/to_onnx.py CKPT"
+        again = command("export/to_onnx.py", "CKPT")
+        return f". TensorRT takes uint8 only at a Cast on the border: export again: {again}"
     return ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
+from gradseg.commands import command
 from gradseg.export.trt.verify import Reference
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
@@ -158,7 +159,7 @@ def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
     if not _has_onnx():
         raise GradsegError(
             f"{args.model}: this conversion needs the onnx package, which is not installed here: pip install onnx "
-            "onnxruntime; or convert where it is (export/to_onnx.py, export/to_trt.py) and bring the .onnx file",
+            f"onnxruntime; or convert where it is ({command('export/to_onnx.py', 'CKPT')}) and bring the .onnx file",
             exit_code=3,
         )
     from gradseg.export.trt.forms import onnx_for_trt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
@@ -58,7 +57,7 @@ def write_result(found: Tuned, args: argparse.Namespace, out: Path, words: Seque
         "candidates": [row(record, decision, base) for record in ordered(found.records)],
         "conditions": {
             **found.session["conditions"],
-            "command": shlex.join(["python", "export/tune.py", *words]),
+            "command": command("export/tune.py", *words),
         },
     }
     text = page(result, found.records, decision)

@@ -103,7 +103,7 @@ class OrtEngine:
         raise GradsegError(
             f"{path}: output {output.name!r} is {output.type} {output.shape}; expected labels {labels[0]} of an "
             f"integer type or float logits {logits} for the {self.spec.num_classes} classes of its spec; others are "
-            "converted by export/to_ort.py"
+            f"converted by {command('export/to_ort.py', path)}"
         )
 
     def _bind_input(self, array: np.ndarray[Any, Any]) -> None:

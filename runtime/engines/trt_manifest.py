@@ -56,7 +56,7 @@ def read_manifest(plan: Path) -> Dict[str, Any]:
         _stale(
             plan,
             f"no {path.name} beside it (the TensorRT and GPU it was built for, its ModelSpec); copy it along, or, for "
-            "a plan of trtexec or another tool, build it from its ONNX with export/to_trt.py",
+            "a plan of trtexec or another tool, build it from its ONNX: " + command("export/to_trt.py", "MODEL.onnx"),
         )
     try:
         if path.stat().st_size > MAX_BYTES:
