@@ -138,7 +138,7 @@ def test_without_onnx_one_line_says_what_to_install(files: Path, tmp_path: Path,
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "not installed here: pip install onnx" in done.stderr
+    assert "this needs onnx, not installed here: pip install -e " in done.stderr
     assert sorted(files.iterdir()) == before
 
 
