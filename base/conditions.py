@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, Dict, Optional
 
 # libraries whose version changes a result or a latency; reported if they are loaded
 LIBRARIES = ("numpy", "cv2", "onnxruntime", "onnx", "torch", "tensorrt", "tensorrt_rtx", "openvino", "gradseg")
+ENGINE_CODE = ("base", "models", "data", "runtime", "graphs", "calibration", "export")
 
 
 def conditions(**extra: Any) -> Dict[str, Any]:
@@ -39,6 +41,15 @@ def conditions(**extra: Any) -> Dict[str, Any]:
     }
     found.update(extra)
     return found
+
+
+def code_hash() -> str:
+    """Of the code that engines are made and run by: what an older version made or measured is not this one's."""
+    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(path for folder in ENGINE_CODE for path in (root / folder).rglob("*")):
+        if path.suffix in (".py", ".so", ".c", ".h") and path.is_file():
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def usable_cores() -> int:

@@ -8,7 +8,6 @@ The file is for people: it can be edited, and to_ort.py and to_trt.py take it wi
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -17,6 +16,7 @@ from gradseg.base.files import refuse_inputs, require_file
 from gradseg.base.options import COMMON, add, add_common, add_model_arguments, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.calibration.ranges.observers import PERCENTILE
+from gradseg.data.specs import paths_of
 from gradseg.graphs.frames import GRAMMAR
 from gradseg.graphs.inputs import check_out
 from gradseg.models import metadata
@@ -63,9 +63,8 @@ def check_before(args: argparse.Namespace, out: Path) -> None:
 
 def _files_of(source: Optional[str]) -> List[str]:
     """Files that a source is read from, as far as its text says."""
-    parts = re.split(r"\s*\+\s*(?=\w+:)", source) if source else []
-    bare = [re.sub(r"^(camvid|folder):", "", part.strip()) for part in parts]
-    return [*bare, *(str(Path(part) / "classes.json") for part in bare)]
+    found = paths_of(source) if source else []
+    return [*found, *(str(Path(path) / "classes.json") for path in found)]
 
 
 def check_input(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Callable, Dict, List, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import Concat, Dataset, spread
@@ -18,14 +18,28 @@ from gradseg.data.folders import camvid, folder_with_classes
 from gradseg.data.scenes.frames import ScenesData
 from gradseg.models.spec import parse_size
 
-SCHEMES = ("camvid", "folder", "scenes")
 GRAMMAR = "camvid:DIR, folder:DIR, scenes:[frames=N,seed=S,size=HxW], or several joined by +"
+
+
+def is_spec(text: str) -> bool:
+    """Whether a text is a data spec, by its first scheme."""
+    return text.partition(":")[0] in SCHEMES and ":" in text
+
+
+def parts_of(text: str) -> List[str]:
+    """A spec's single specs, or the one text of another kind of source."""
+    return re.split(rf"\s*\+\s*(?=(?:{'|'.join(SCHEMES)}):)", text.strip())
+
+
+def paths_of(text: str) -> List[str]:
+    """The files, folders or wildcards that a spec or another source names, as written; none for scenes."""
+    bare = [part.partition(":")[2] if is_spec(part) else part for part in parts_of(text) if part[:7] != "scenes:"]
+    return [path.strip() for path in bare]
 
 
 def open_data(text: str, limit: Optional[int] = None) -> Dataset:
     """Opens a data spec; `limit` keeps that many frames, evenly spread. GradsegError for a spec it cannot open."""
-    parts = re.split(r"\s*\+\s*(?=(?:camvid|folder|scenes):)", text.strip())
-    opened = [_open_one(part.strip()) for part in parts]
+    opened = [_open_one(part) for part in parts_of(text)]
     data = opened[0] if len(opened) == 1 else Concat(opened)
     return spread(data, limit) if limit is not None else data
 
@@ -34,12 +48,9 @@ def _open_one(text: str) -> Dataset:
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in SCHEMES:
         raise GradsegError(f"data spec {text!r}: expected {GRAMMAR}")
-    if scheme == "scenes":
-        return scenes_from_options(rest)
-    folder = Path(rest)
-    if not rest or not folder.is_dir():
+    if scheme != "scenes" and not (rest and Path(rest).is_dir()):
         raise GradsegError(f"data spec {text!r}: no such folder {rest!r}")
-    return camvid(folder) if scheme == "camvid" else folder_with_classes(folder)
+    return SCHEMES[scheme](rest)
 
 
 def scenes_from_options(text: str) -> ScenesData:
@@ -47,6 +58,13 @@ def scenes_from_options(text: str) -> ScenesData:
     options = parse_options(text, ("frames", "seed", "size"), "scenes:")
     size_hw = parse_size(options.get("size", "360x480"))
     return ScenesData(whole_number(options, "frames", 200), size_hw, whole_number(options, "seed", 0))
+
+
+SCHEMES: Dict[str, Callable[[str], Dataset]] = {
+    "camvid": lambda folder: camvid(Path(folder)),
+    "folder": lambda folder: folder_with_classes(Path(folder)),
+    "scenes": scenes_from_options,
+}
 
 
 def parse_options(text: str, known: tuple[str, ...], where: str) -> Dict[str, str]:

@@ -17,19 +17,20 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+from gradseg.base.conditions import code_hash
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import require_file, sha256_of
 from gradseg.base.options import FRAMES, add, add_common, add_model_arguments, check_threads, command_parser
 from gradseg.base.packages import need
-from gradseg.data.specs import open_data
+from gradseg.data.specs import is_spec, open_data
 from gradseg.export.trt.best import DROP
-from gradseg.export.tuning.machine import code_hash, facts, placements
+from gradseg.export.tuning.machine import facts, placements
 from gradseg.export.tuning.measure import Deadline
 from gradseg.export.tuning.process import need_processes
 from gradseg.export.tuning.progress import shown
 from gradseg.export.tuning.state import Store, source_fingerprint
 from gradseg.graphs.foreign.spec import OPTIONS
-from gradseg.graphs.frames import DATA_SPECS, open_frames
+from gradseg.graphs.frames import open_frames
 from gradseg.models.spec import parse_size
 
 # sources that do not show the same frames twice
@@ -118,7 +119,7 @@ def _check(args: argparse.Namespace, out: Path) -> None:
         raise GradsegError(f"{out}: is a file; -o names a folder, for the engine, tune.json, tune.html and the work")
     if Path(args.model).resolve().parent == out.resolve() and Path(args.model).stem == "engine":
         raise GradsegError(f"{args.model}: would be overwritten by what wins; name another folder with -o")
-    if args.data.startswith(DATA_SPECS):
+    if is_spec(args.data):
         open_data(args.data, args.limit)
     else:
         open_frames(args.data, args.limit or 1)

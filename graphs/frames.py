@@ -13,13 +13,12 @@ import numpy as np
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import Concat, Dataset, Subset, spread
 from gradseg.data.folders import FolderData, read_image
-from gradseg.data.specs import open_data, parse_options, whole_number
+from gradseg.data.specs import is_spec, open_data, parse_options, whole_number
 from gradseg.runtime.sources.grammar import image_paths, open_source
 from gradseg.runtime.sources.source import Captured, Source
 
 NOISE = ("random", "rand", "randn", "noise", "uniform", "gaussian", "zeros", "ones", "dummy", "synthetic")
 GRAMMAR = "camvid:DIR, folder:DIR, scenes:, an image folder, a wildcard in quotes, an image or a video file"
-DATA_SPECS = ("camvid:", "folder:", "scenes:")
 
 Named = Tuple[str, Any]  # a frame's name for people, and the frame, uint8 BGR (H, W, 3)
 
@@ -71,7 +70,7 @@ def open_frames(text: str, limit: int, skip_bad: bool = False) -> FrameSource:
             f"{text!r} refused: ranges measured on random data do not fit real frames and cost accuracy silently; "
             f"give real frames: {GRAMMAR}"
         )
-    if text.startswith(DATA_SPECS):
+    if is_spec(text):
         data = open_data(text)
         if len(data) == 0:
             raise GradsegError(f"{text}: no frames inside")

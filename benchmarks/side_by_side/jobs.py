@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,6 +20,7 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
+from gradseg.base.conditions import code_hash
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file, sha256_of, write_json
 from gradseg.base.packages import install
@@ -225,7 +225,7 @@ def stamp(job: Job, kind: Kind) -> dict[str, Any]:
     found: dict[str, Any] = {"input_hw": list(job.input_hw), "calib": job.calib, "calib_frames": job.calib_frames}
     found["versions"] = versions_of([kind])
     if kind.ours:
-        found["code"] = own_code()
+        found["code"] = code_hash()[:12]
     if kind.name == TUNED:
         found["tuned"] = str(job.tuned and sha256_of(job.tuned))
         found["val"], found["threads"] = job.val, job.threads
@@ -242,16 +242,6 @@ def versions_of(kinds: Sequence[Kind]) -> dict[str, str]:
 
 
 @functools.cache
-def own_code() -> str:
-    """Short SHA-256 of the sources that engines are made and run by."""
-    digest = hashlib.sha256()
-    for folder in ("models", "runtime", "calibration", "export"):
-        for path in sorted((ROOT / folder).rglob("*.[pch]*")):
-            if path.suffix in (".py", ".c", ".h"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def built(job: Job, kind: Kind) -> bool:
     """Whether `build` has nothing left to do."""
     made = [next(job.folder.glob(name), None) for name in kind.files]

@@ -16,8 +16,8 @@ from gradseg.calibration.cost.ranking import Effect, Ranking, ranking
 from gradseg.calibration.qdq.int8 import Int8Parts, Settings, calibrated
 from gradseg.calibration.qdq.int8_from_arguments import form_for, parts_from_ranges, settings_from
 from gradseg.calibration.ranges.ranges_file import RangesFile
-from gradseg.data.specs import open_data
-from gradseg.graphs.frames import DATA_SPECS, default_source, open_frames
+from gradseg.data.specs import is_spec, open_data
+from gradseg.graphs.frames import default_source, open_frames
 from gradseg.graphs.graph import is_quantised
 from gradseg.graphs.inputs import Loaded, load_any
 from gradseg.models.spec import ModelSpec
@@ -26,7 +26,7 @@ from gradseg.runtime.preprocess import Preprocessor
 
 def rank_layers(args: argparse.Namespace) -> None:
     """Measures and ranks the layers as `sensitivity.py`'s arguments say, prints the worst and writes the files."""
-    labelled = args.data.startswith(DATA_SPECS)
+    labelled = is_spec(args.data)
     data = open_data(args.data, args.limit) if labelled else None
     loaded = load_any(args)
     if is_quantised(loaded.model):

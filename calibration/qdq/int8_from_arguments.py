@@ -25,9 +25,9 @@ from gradseg.calibration.qdq.repair import equalised
 from gradseg.calibration.qdq.targets import NATIVE, OPENVINO, TARGETS
 from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.commands import command
-from gradseg.data.specs import open_data
+from gradseg.data.specs import SCHEMES, is_spec, open_data
 from gradseg.graphs import verify
-from gradseg.graphs.frames import DATA_SPECS, default_source, other_scenes
+from gradseg.graphs.frames import default_source, other_scenes
 from gradseg.graphs.graph import is_quantised, rewritten
 from gradseg.graphs.inputs import Loaded
 from gradseg.graphs.passes.dense_groups import dense_groups
@@ -72,9 +72,9 @@ def int8_for(loaded: Loaded, args: argparse.Namespace, target: str) -> Int8:
     """INT8 as the arguments of `add_calibration_arguments` say; what cannot be combined is a GradsegError."""
     if is_quantised(loaded.model):
         raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
-    if args.max_drop is not None and not (args.data or "").startswith(DATA_SPECS):
+    if args.max_drop is not None and not is_spec(args.data or ""):
         raise GradsegError(
-            f"--max-drop {args.max_drop:g}: mIoU needs labelled frames; give them with --data {' or '.join(DATA_SPECS)}"
+            f"--max-drop {args.max_drop:g}: mIoU needs labelled frames; give them with --data {': or '.join(SCHEMES)}:"
         )
     stored = loaded.info.get("quantisation")
     if stored:

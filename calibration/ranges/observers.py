@@ -138,6 +138,7 @@ class Observer:
             first, last = math.floor(low / self.width), math.floor(high / self.width) + 1
             found = entropy_limits(self.weights(), first, last, symmetric)
         else:
+            assert method == "mse", method
             keep = np.flatnonzero(self.weights())
             values = np.clip(self.centres(), self.low, self.high)
             return least_error_limits(values[keep], self.weights()[keep], low, high, symmetric)

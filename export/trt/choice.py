@@ -9,12 +9,11 @@ from typing import Callable, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames
-from gradseg.data.specs import open_data
+from gradseg.data.specs import is_spec, open_data
 from gradseg.export.trt.best import DROP, Candidate, chosen, measure, table
 from gradseg.export.trt.make import Job, Made, make, write_made
 from gradseg.export.trt.manifest import on_trial
 from gradseg.export.trt.options import PRECISIONS
-from gradseg.graphs.frames import DATA_SPECS
 
 
 def make_best(args: argparse.Namespace, prepared_job: Callable[[Optional[str]], Job]) -> None:
@@ -66,7 +65,7 @@ def _measured(args: argparse.Namespace, made: List[Tuple[Job, Made]]) -> Tuple[L
             trial = stack.enter_context(on_trial(job.plan, found.built, job.manifest(found.built, found.found)))
             candidates.append(Candidate(job.prepared.precision, trial, found.found.agreement))
         frames = None
-        if (args.data or "").startswith(DATA_SPECS) and first.prepared.batch == 1:
+        if is_spec(args.data or "") and first.prepared.batch == 1:
             frames = Frames(open_data(args.data), first.prepared.spec, first.prepared.frame_hw)
         measure(candidates, first.batches(), frames)
         return candidates, chosen(candidates, DROP if args.max_drop is None else args.max_drop)

@@ -9,10 +9,10 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames
-from gradseg.data.specs import open_data
+from gradseg.data.specs import is_spec, open_data
 from gradseg.export.trt.verify import WANTED
 from gradseg.graphs import verify
-from gradseg.graphs.frames import DATA_SPECS, open_frames
+from gradseg.graphs.frames import open_frames
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.graphs.ties import Decided
 from gradseg.models.spec import ModelSpec
@@ -39,7 +39,7 @@ class Judge:
         self.spec, self.source = spec, source
         self._frames: Optional[Frames] = None
         self._expected: Optional[List[np.ndarray[Any, Any]]] = None
-        self.why = "" if source.startswith(DATA_SPECS) else f"{source} has no labels"
+        self.why = "" if is_spec(source) else f"{source} has no labels"
         if not self.why:
             data = open_data(source, limit)
             if tuple(data.classes) != tuple(spec.classes):

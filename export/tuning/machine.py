@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from gradseg.base.conditions import conditions, usable_cores
 from gradseg.calibration.qdq.cpu import cpu_flags
 
 PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "openvino", "torch")
-CODE = ("models", "data", "runtime", "calibration", "export")  # what decides what is built and how it is timed
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 BUSY = 0.1  # share of the cores that others may take before it is said
 UNSTEADY = 1.25  # spread of a candidate's turns above which it is said
@@ -86,18 +84,6 @@ def versions() -> Dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def code_hash() -> str:
-    """Of GradSeg's own code: what an older version measured is not taken for this one's."""
-    digest = hashlib.sha256()
-    root = Path(gradseg.__file__).resolve().parent
-    for folder in CODE:
-        for path in sorted((root / folder).rglob("*")):
-            if path.suffix in (".py", ".so", ".c", ".h") and path.is_file():
-                digest.update(f"{path.relative_to(root)}\n".encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 class Others:

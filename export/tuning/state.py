@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import locked, sha256_of, write_json
+from gradseg.data.specs import paths_of
 from gradseg.runtime.sources.grammar import image_paths
 
 MARK, LOCK = "tune-state.json", "lock"
@@ -165,11 +165,9 @@ def source_fingerprint(source: Optional[str]) -> Optional[str]:
     if source is None:
         return None
     digest = hashlib.sha256(source.encode())
-    for part in re.split(r"\s*\+\s*(?=(?:camvid|folder|scenes):)", source.strip()):
-        bare = re.sub(r"^(camvid|folder):", "", part.strip())
-        top = Path(bare)
-        wild = not bare.startswith("scenes:") and not top.exists()
-        for path in sorted(top.rglob("*")) if top.is_dir() else (image_paths(bare) or []) if wild else [top]:
+    for text in paths_of(source):
+        top = Path(text)
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top] if top.exists() else image_paths(text) or []:
             if path.is_file():
                 known = path.stat()
                 digest.update(f"{path}\n{known.st_size}\n{known.st_mtime_ns}\n".encode())

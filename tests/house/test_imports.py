@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from device_files import FILES, FLOORS, ROOT, device_files, imported, module_of, relative, ruffs_python_3_8
 
+from gradseg.base import conditions
+
 NEEDS_TORCH = {"models/networks/erfnet.py", "models/grouping.py", "models/checkpoint.py", "models/counts.py"}
 BLOCKED = (
     "torch",
@@ -89,6 +91,11 @@ def test_no_imports_in_a_circle() -> None:
 
     for path in FILES:
         visit(path, [])
+
+
+def test_what_engines_are_made_by_counts_as_their_code() -> None:
+    """tune and versus measure anew when any of it changed: every floor below those that only train or measure."""
+    assert tuple(floor for floor in FLOORS if floor not in ("train", "benchmarks")) == conditions.ENGINE_CODE
 
 
 def test_no_room_is_overfull() -> None:
