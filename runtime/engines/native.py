@@ -28,11 +28,7 @@ class NativeEngine:
     """
 
     def __init__(
-        self,
-        path: Path,
-        threads: Optional[int] = None,
-        spec: Optional[ModelSpec] = None,
-        isa: Optional[str] = None,
+        self, path: Path, threads: Optional[int] = None, spec: Optional[ModelSpec] = None, isa: Optional[str] = None
     ) -> None:
         library = open_library()
         self._program = load_program(path)

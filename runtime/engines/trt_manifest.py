@@ -152,12 +152,13 @@ def check_library(plan: Path, manifest: Dict[str, Any], kind: str, version: str)
     if kind != manifest["library"]:
         _differs(plan, "library", f"{kind} {version}", f"{manifest['library']} {needed}")
     have, want = numbers(version), numbers(needed)
+    common = min(len(have), len(want))  # packages state three or four numbers, one release the same in all places
     if kind == "tensorrt_rtx":
         fits, rule = have[:2] == want[:2], "the same major and minor version"
     elif manifest["options"].get("version_compatible"):
-        fits, rule = have[:1] == want[:1] and _common(have, want) >= _common(want, have), "this major version, no older"
-    else:  # the Python packages state three or four numbers, one release the same in all places
-        fits, rule = _common(have, want) == _common(want, have), "exactly this version"
+        fits, rule = have[:1] == want[:1] and have[:common] >= want[:common], "this major version, no older"
+    else:
+        fits, rule = have[:common] == want[:common], "exactly this version"
     if not fits:
         _differs(plan, "version", f"{kind} {version}", f"{kind} {needed} ({rule})")
 
@@ -203,10 +204,6 @@ def gpu_note(plan: Path, manifest: Dict[str, Any], gpu: Gpu) -> str:
 def numbers(version: str) -> Tuple[int, ...]:
     """ "8.5.3.1" → (8, 5, 3, 1); "10.3.0+cuda12.5" → (10, 3, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0]))
-
-
-def _common(of: Tuple[int, ...], other: Tuple[int, ...]) -> Tuple[int, ...]:
-    return of[: min(len(of), len(other))]
 
 
 def _stale(plan: Path, what: str) -> NoReturn:

@@ -25,7 +25,6 @@ class Slot:
     labels: Any = None
     index: int = 0
     t_capture: int = 0
-    capture: int = 0
     captured: int = 0
     wait: int = 0
     preprocess: int = 0

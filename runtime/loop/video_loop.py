@@ -154,10 +154,9 @@ class VideoLoop:
                 return
             slot.frame, slot.t_capture = captured
             slot.captured = time.perf_counter_ns()
-            slot.capture = slot.captured - slot.t_capture
             slot.index = self.outcome.frames_in
             self.outcome.frames_in += 1
-            self._latencies["capture"].add(slot.capture)
+            self._latencies["capture"].add(slot.captured - slot.t_capture)
             if not live:
                 if not self._ready.put(slot):
                     return
