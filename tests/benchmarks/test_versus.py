@@ -167,7 +167,7 @@ def test_a_stopped_worker_can_be_ended(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = Kind("x", "m", "v", "", packages=("json", "no_such_package"))
-    assert lacking(kind) == "no_such_package not installed: pip install no_such_package (or -e '.[peers]')"
+    assert lacking(kind) == "no_such_package not installed: pip install no_such_package (or pip install -e '.[peers]')"
     monkeypatch.setattr(versus_jobs.shutil, "which", lambda name: None)
     assert "apt-get install g++" in lacking(Kind("x", "m", "v", "", compiler=True))
     assert lacking(Kind("x", "m", "v", "", packages=("json",))) == ""

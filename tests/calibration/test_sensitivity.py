@@ -511,9 +511,9 @@ def test_a_quantised_model_and_other_classes_are_refused(file: Path, tmp_path: P
 def test_without_matplotlib_the_plot_is_refused_before_the_work(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
-    monkeypatch.setattr(sensitivity, "load_any", lambda args: pytest.fail("the work began"))
-    with pytest.raises(GradsegError, match="needs matplotlib, not installed here: pip install ") as error:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setattr("gradseg.calibration.cost.run.rank_layers", lambda args: pytest.fail("the work began"))
+    with pytest.raises(GradsegError, match="this needs matplotlib, not installed here: pip install ") as error:
         sensitivity.main(arguments(file, "--plot", str(tmp_path / "s.png")))
     assert error.value.exit_code == 3 and not (tmp_path / "s.png").exists()
 

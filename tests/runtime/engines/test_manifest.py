@@ -90,7 +90,7 @@ STALE: List[Tuple[str, Callable[[Path], None], str]] = [
     (
         "missing",
         missing,
-        r"no m\.plan\.json beside it .*trtexec or another tool, build it from its ONNX with export/to",
+        r"no m\.plan\.json beside it .*trtexec or another tool, build it from its ONNX: python export/to",
     ),
     ("half-written", half_written, r"m\.plan\.json is not JSON \(.*\): half-written or damaged"),
     ("empty", text(b""), r"m\.plan\.json is not JSON"),
