@@ -129,7 +129,9 @@ def test_wrong_batches_and_threads_are_refused(tmp_path: Path) -> None:
 def test_missing_backend_is_exit_code_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = deployment_onnx(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(GradsegError, match=r"needs ONNX Runtime, and this machine has none: pip install -e \S*\[ort\]") as caught:
+    with pytest.raises(
+        GradsegError, match=r"needs ONNX Runtime, and this machine has none: pip install -e \S*\[ort\]"
+    ) as caught:
         open_engine(path)
     assert caught.value.exit_code == 3
 
