@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Union
+from typing import Any, Iterable, Iterator, List, Optional, Sequence, Union
 
 from gradseg.base.errors import GradsegError
 
@@ -148,6 +148,19 @@ def refuse_inputs(output: PathLike, inputs: Iterable[PathLike], option: str) -> 
     target = Path(output)
     if any(target.exists() and Path(given).exists() and target.samefile(given) for given in inputs):
         raise GradsegError(f"{option} {target}: is an input itself and would be overwritten; name another file")
+
+
+def check_output(
+    option: str, path: Optional[Path], inputs: Iterable[Optional[PathLike]] = (), suffixes: Sequence[str] = ()
+) -> None:
+    """Before any work: GradsegError if what `option` names, if anything, is an input, is called otherwise than
+    `suffixes` allow, or could not be written."""
+    if path is None:
+        return
+    refuse_inputs(path, [each for each in inputs if each], option)
+    if suffixes and path.suffix.lower() not in suffixes and not path.is_dir():
+        raise GradsegError(f"{option} {path}: expected a name that ends in {suffixes[0]}")
+    check_writable(path)
 
 
 def sha256_of(path: PathLike) -> str:

@@ -18,49 +18,43 @@ ENGINES = (
 FRAMES = "camvid:DIR, folder:DIR, an image folder, a video"
 MAX_THREADS = 1024
 
+
+def _told(text: str, **rest: Any) -> Dict[str, Any]:
+    return {"help": text, **rest}
+
+
 # What add_argument gets for an option of this name, unless a command says otherwise
-COMMON: Dict[str, Dict[str, Any]] = {
-    "--engine": {"metavar": "ENGINE", "help": f"{ENGINES}, or a shipped model's name, see `gradseg models`"},
-    "--threads": {"type": int, "metavar": "N", "help": "CPU threads; left out: as many as the backend chooses"},
-    "--provider": {"choices": PROVIDERS, "help": "what ONNX Runtime runs .onnx files on (default: cpu)"},
-    "--spec": {"type": Path, "metavar": "FILE", "help": "ModelSpec as JSON, for an ONNX file without GradSeg metadata"},
-    "--no-cuda-graph": {"action": "store_true", "help": "enqueue the inference of TensorRT plans plainly"},
-    "--json": {"type": Path, "metavar": "FILE", "help": "JSON file to write the result to"},
-    "--plot": {"type": Path, "metavar": "FILE", "help": "image file to draw the result into"},
-    "--out": {"metavar": "FILE", "help": "file to write; by default beside the input"},
-    "--arch": {"help": "architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"},
-    "--size": {"metavar": "HxW", "help": "input size, height x width, in place of the checkpoint's"},
-    "--frame-size": {
-        "metavar": "HxW",
-        "help": "put the resizing of frames of this size, and of their labels back to it, inside",
-    },
-    "--data": {"help": f"frames to verify on: {FRAMES} (default: scenes:)"},
-    "--val": {"help": "validation frames, a data spec (default: every tenth frame is held out)"},
-    "--limit": {"type": int, "metavar": "N", "help": "use at most this many frames, evenly spread"},
-    "--calib": {"metavar": "SOURCE", "help": f"frames to calibrate on: {FRAMES} (default: scenes:)"},
-    "--calib-frames": {
-        "type": int,
-        "metavar": "N",
-        "default": 32,
-        "help": "at most this many, evenly spread (default 32)",
-    },
-    "--method": {"default": "mse", "choices": METHODS, "help": "how ranges are chosen (default mse)"},
-    "--ranges": {"metavar": "FILE", "help": "ranges.json of calibrate, edited or not, in place of calibrating"},
-    "--skip-bad": {"action": "store_true", "help": "leave out frames that cannot be read, and count them"},
-    "--power-of-two": {"action": "store_true", "help": "activation scales as powers of two"},
-    "--no-equalise": {"action": "store_true", "help": "no cross-layer equalisation of weights"},
-    "--no-bias-correction": {"action": "store_true", "help": "no correction of biases for the weights' rounding"},
-    "--reduce-range": {
-        "default": "auto",
-        "choices": ("auto", "on", "off"),
-        "help": "INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
-    },
-    "--max-drop": {
-        "type": float,
-        "metavar": "P",
-        "help": "at most P points of mIoU lost on the labelled frames of --data: layers go back to float until it "
-        "holds",
-    },
+COMMON = {
+    "--engine": _told(f"{ENGINES}, or a shipped model's name, see `gradseg models`", metavar="ENGINE"),
+    "--threads": _told("CPU threads; left out: as many as the backend chooses", type=int, metavar="N"),
+    "--provider": _told("what ONNX Runtime runs .onnx files on (default: cpu)", choices=PROVIDERS),
+    "--spec": _told("ModelSpec as JSON, for an ONNX file without GradSeg metadata", type=Path, metavar="FILE"),
+    "--no-cuda-graph": _told("enqueue the inference of TensorRT plans plainly", action="store_true"),
+    "--json": _told("JSON file to write the result to", type=Path, metavar="FILE"),
+    "--plot": _told("image file to draw the result into", type=Path, metavar="FILE"),
+    "--out": _told("file to write; by default beside the input", metavar="FILE"),
+    "--arch": _told("architecture of a bare state dict, such as erfnet for public ERFNet checkpoints"),
+    "--size": _told("input size, height x width, in place of the checkpoint's", metavar="HxW"),
+    "--frame-size": _told("put the resizing of frames of this size, and of their labels, inside", metavar="HxW"),
+    "--data": _told(f"frames to verify on: {FRAMES} (default: scenes:)"),
+    "--val": _told("validation frames, a data spec (default: every tenth frame is held out)"),
+    "--limit": _told("use at most this many frames, evenly spread", type=int, metavar="N"),
+    "--calib": _told(f"frames to calibrate on: {FRAMES} (default: scenes:)", metavar="SOURCE"),
+    "--calib-frames": _told("at most this many, evenly spread (default 32)", type=int, metavar="N", default=32),
+    "--method": _told("how ranges are chosen (default mse)", default="mse", choices=METHODS),
+    "--ranges": _told("ranges.json of calibrate, edited or not, in place of calibrating", metavar="FILE"),
+    "--skip-bad": _told("leave out frames that cannot be read, and count them", action="store_true"),
+    "--power-of-two": _told("activation scales as powers of two", action="store_true"),
+    "--no-equalise": _told("no cross-layer equalisation of weights", action="store_true"),
+    "--no-bias-correction": _told("no correction of biases for the weights' rounding", action="store_true"),
+    "--reduce-range": _told(
+        "INT8 weights within ±63; auto: where this CPU's kernels would saturate (AVX2 or AVX-512 without VNNI)",
+        default="auto",
+        choices=("auto", "on", "off"),
+    ),
+    "--max-drop": _told(
+        "points of mIoU that may be lost on --data; layers go back to float for it", type=float, metavar="P"
+    ),
 }
 COMMON["--calib-method"] = COMMON["--method"]
 Parser = Union[argparse.ArgumentParser, "argparse._ArgumentGroup"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, command_parser
 from gradseg.data.base import Dataset
 from gradseg.data.specs import GRAMMAR, open_data
@@ -88,9 +88,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     add(parser, "--against", metavar="ENGINE", help="a second engine to compare labels with")
     add_common(parser, "--json", "--limit", "--threads", "--spec", "--provider")
     arguments = parser.parse_args(argv)
-    if arguments.json:
-        given = (arguments.engine, arguments.against, arguments.spec)
-        refuse_inputs(arguments.json, [path for path in given if path], "--json")
+    check_output("--json", arguments.json, (arguments.engine, arguments.against, arguments.spec))
     data = open_data(arguments.data, arguments.limit)
     spec = read_spec(arguments.spec) if arguments.spec else None
     engine = open_engine(arguments.engine, arguments.threads, spec, arguments.provider)

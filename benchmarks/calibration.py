@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, command_parser
 from gradseg.base.packages import need
 from gradseg.models.spec import parse_size
@@ -240,9 +240,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise GradsegError(f"--tools {args.tools}: expected any of {OURS},{THEIRS}")
     if args.size:
         parse_size(args.size)
-    if args.json:
-        refuse_inputs(args.json, [args.model, args.data], "--json")
-        check_writable(args.json)
+    check_output("--json", args.json, (args.model, args.data))
     need("calibration", "export", "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory() as name:
         files = {"onnx": "m.onnx", "frames": "frames", "scratch": "a.onnx", "answer": "answer.json", "log": "log.txt"}

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, command_parser
 from gradseg.models.spec import ModelSpec, parse_size
 from gradseg.runtime.engines.open import open_engine
@@ -32,8 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.samples < 1 or arguments.warmup < 0:
         raise GradsegError("--samples must be at least 1 and --warmup at least 0")
-    if arguments.json:
-        refuse_inputs(arguments.json, [*arguments.engine, *([arguments.spec] if arguments.spec else [])], "--json")
+    check_output("--json", arguments.json, [*arguments.engine, arguments.spec])
     spec = read_spec(arguments.spec) if arguments.spec else None
     engines: List[Engine] = []
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import refuse_inputs, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, command_parser
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine, overlapping, read_spec
@@ -239,9 +239,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for name, value in (("--frames", arguments.frames), ("--rounds", arguments.rounds)):
         if value is not None and value < 1:
             raise GradsegError(f"{name} {value}: expected a number above 0")
-    if arguments.json:
-        inputs = [arguments.engine, arguments.source, *([arguments.spec] if arguments.spec else [])]
-        refuse_inputs(arguments.json, inputs, "--json")
+    check_output("--json", arguments.json, (arguments.engine, arguments.source, arguments.spec))
     spec = read_spec(arguments.spec) if arguments.spec else None
 
     def opened(threads: Optional[int]) -> Engine:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs
+from gradseg.base.files import check_output
 from gradseg.base.options import add, add_common, add_foreign_arguments, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.data.specs import GRAMMAR
@@ -44,12 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be said before any work."""
-    inputs = [*args.models, *([args.spec] if args.spec else [])]
-    for path, option, suffixes in ((args.json, "--json", (".json",)), (args.html, "--html", (".html", ".htm"))):
-        refuse_inputs(path, inputs, option)
-        if path.suffix.lower() not in suffixes and not path.is_dir():
-            raise GradsegError(f"{option} {path}: expected a name that ends in {suffixes[0]}")
-        check_writable(path)
+    check_output("--json", args.json, (*args.models, args.spec), (".json",))
+    check_output("--html", args.html, (*args.models, args.spec), (".html", ".htm"))
     if args.samples < 0:
         raise GradsegError(f"--samples {args.samples}: expected 0 (no latency) or more")
     check_threads(args.threads)

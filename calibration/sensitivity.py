@@ -12,7 +12,7 @@ import argparse
 from typing import Optional, Sequence
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs, require_file
+from gradseg.base.files import check_output, require_file
 from gradseg.base.options import add, add_common, add_foreign_arguments, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.calibration.qdq.targets import TARGETS
@@ -48,14 +48,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def check(args: argparse.Namespace) -> None:
     """Raises GradsegError for what can be known to fail before any work is done."""
     require_file(args.model, "a checkpoint (.pth) or an ONNX model (.onnx)")
-    inputs = [path for path in (args.model, f"{args.model}.json", args.ranges, args.spec, args.classes) if path]
-    for path, option, suffix in ((args.json, "--json", ".json"), (args.plot, "--plot", ".png")):
-        if path is None:
-            continue
-        refuse_inputs(path, inputs, option)
-        if path.suffix.lower() != suffix and not path.is_dir():
-            raise GradsegError(f"{option} {path}: expected a name that ends in {suffix}")
-        check_writable(path)
+    inputs = (args.model, f"{args.model}.json", args.ranges, args.spec, args.classes)
+    check_output("--json", args.json, inputs, (".json",))
+    check_output("--plot", args.plot, inputs, (".png",))
     for option, value in (("--limit", args.limit), ("--top", args.top), ("--calib-frames", args.calib_frames)):
         if value < 1:
             raise GradsegError(f"{option} {value}: expected 1 or more")

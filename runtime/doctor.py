@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import run_main
-from gradseg.base.files import check_writable, refuse_inputs, require_file, write_json
+from gradseg.base.files import check_output, require_file, write_json
 from gradseg.base.options import COMMON, add, command_parser
 from gradseg.commands import command
 from gradseg.runtime.diagnosis import checks as doctor_checks
@@ -83,9 +83,7 @@ def main(arguments: Optional[Sequence[str]] = None, system: Optional[System] = N
     options = parse(arguments)
     if options.engine is not None and not is_shipped(options.engine):
         require_file(options.engine, "an engine file")
-    if options.json is not None:
-        refuse_inputs(options.json, [options.engine] if options.engine else [], "--json")
-        check_writable(options.json)
+    check_output("--json", options.json, [options.engine])
     asked = system or System()
     facts = gather(asked)
     findings = examine(facts)

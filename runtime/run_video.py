@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import COMMON, add, add_common, command_parser
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import PLANS, Engine, read_spec
@@ -92,12 +92,8 @@ def _check(options: argparse.Namespace) -> Tuple[str, float]:
         if given and Path(options.engine).suffix.lower() not in PLANS:
             raise GradsegError(f"{name}: is for TensorRT plans; leave it out for {options.engine}")
     Overlay((), options.overlay, options.alpha)
-    inputs = [path for path in (options.source, options.engine, options.spec) if path]
     for name, path in (("--save", options.save), ("--report", options.report)):
-        if path is None:
-            continue
-        refuse_inputs(path, inputs, name)
-        check_writable(path)
+        check_output(name, path, (options.source, options.engine, options.spec))
     if options.save is not None:
         video_fourcc(options.save)
         if options.report is not None and options.save.absolute() == options.report.absolute():
