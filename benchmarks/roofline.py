@@ -26,7 +26,7 @@ from gradseg.base.packages import need
 from gradseg.benchmarks.ceilings.ceilings import ceilings_of, measure_ceilings
 from gradseg.benchmarks.ceilings.place import Ceilings, above_peak, by_group, placed, totals
 from gradseg.models.spec import ARCHS, parse_size
-from gradseg.runtime.engines.ov_files import HINT, read_ir_metadata
+from gradseg.runtime.engines.ov import HINT, read_ir_metadata
 
 if TYPE_CHECKING:
     from gradseg.benchmarks.ceilings.profiles import Profile

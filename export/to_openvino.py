@@ -20,7 +20,7 @@ from gradseg.base.options import (
 )
 from gradseg.base.packages import need
 from gradseg.graphs.inputs import check_out, load_any, size_text
-from gradseg.runtime.engines.ov_files import weights_of
+from gradseg.runtime.engines.ov import weights_of
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:

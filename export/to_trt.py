@@ -20,12 +20,12 @@ from typing import Any, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
+from gradseg.export.trt.best import make_best
 from gradseg.export.trt.build import import_tensorrt, strongly_typed
-from gradseg.export.trt.choice import make_best
 from gradseg.export.trt.make import Job, make, onnx_beside, write_made, write_onnx
+from gradseg.export.trt.manifest import rebuild_arguments, rebuild_options
 from gradseg.export.trt.options import PRECISIONS, add_build_arguments, check_options, options_from
 from gradseg.export.trt.prepare import Prepared, prepare
-from gradseg.export.trt.rebuild import rebuild_arguments, rebuild_options
 from gradseg.graphs.inputs import check_out
 from gradseg.models.spec import parse_size
 from gradseg.runtime.cuda.gpu import find_gpu

@@ -16,12 +16,10 @@ from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_output, write_json
 from gradseg.base.options import COMMON, add, add_common, command_parser
-from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.open import open_engine, open_or_rebuild
 from gradseg.runtime.engines.protocol import PLANS, Engine, read_spec
 from gradseg.runtime.engines.shipped import DEFAULT, shipped_or_given
-from gradseg.runtime.engines.trt_rebuild import open_or_rebuild
-from gradseg.runtime.loop.outcome import Outcome
-from gradseg.runtime.loop.report import LiveLine, latency_table
+from gradseg.runtime.loop.report import LiveLine, Outcome, latency_table
 from gradseg.runtime.loop.streams import two_streams
 from gradseg.runtime.loop.video_loop import VideoLoop
 from gradseg.runtime.sinks.labels import LabelsSink

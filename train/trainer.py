@@ -22,20 +22,18 @@ from gradseg.models.spec import ModelSpec
 from gradseg.train.evaluate import evaluate
 from gradseg.train.feed.augment import PRESETS
 from gradseg.train.feed.batches import Feeder, epoch_order
-from gradseg.train.initial import initialise
 from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
 from gradseg.train.phases import (
     Average,
     copied,
+    initialise,
     leave_encoder_phase,
     parameter_groups,
     phase_module,
     swapped,
 )
-from gradseg.train.progress import Progress
-from gradseg.train.records import Records
-from gradseg.train.schedules import Phase, alpha_at, learning_rate
-from gradseg.train.settings import FitSettings
+from gradseg.train.records import Progress, Records
+from gradseg.train.settings import FitSettings, Phase, alpha_at, learning_rate
 
 MAX_GRADIENT_NORM = 5.0
 

@@ -7,9 +7,8 @@ import random
 from typing import Any, Iterator, List, Sequence, Tuple
 
 from gradseg.data.scenes.cars import Car
-from gradseg.data.scenes.layout import CHUNK, Thing, chunk
 from gradseg.data.scenes.people import Person
-from gradseg.data.scenes.world import World
+from gradseg.data.scenes.world import CHUNK, Thing, World, chunk
 
 SIGHT = 130.0
 

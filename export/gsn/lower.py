@@ -15,10 +15,18 @@ import onnx
 
 from gradseg.calibration.qdq.plan import COMPUTE, fused_branch, is_relu
 from gradseg.export.gsn import ops
-from gradseg.export.gsn.frame import frame_of
 from gradseg.export.gsn.head import head_of
 from gradseg.export.gsn.ops import Convolution, Stored, Target
-from gradseg.export.gsn.reader import SHUFFLE, NotLowered, Reader, Weights, keeps_size, one_input_each, windows
+from gradseg.export.gsn.reader import (
+    SHUFFLE,
+    NotLowered,
+    Reader,
+    Weights,
+    frame_of,
+    keeps_size,
+    one_input_each,
+    windows,
+)
 from gradseg.graphs.graph import attribute
 from gradseg.models import metadata
 from gradseg.runtime.native.checks import Problem, check_program, halo_needed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -10,10 +10,11 @@ import onnx
 
 from gradseg.base.errors import GradsegError
 from gradseg.commands import command
-from gradseg.export.gsn.ops import Convolution, deconvolution_parts
+from gradseg.export.gsn.ops import Convolution, Stored, deconvolution_parts
 from gradseg.graphs.graph import Graph, attribute, shapes_of
 from gradseg.graphs.passes.fold_batchnorm import shuffle_before
 from gradseg.graphs.passes.fold_input import dense_weight
+from gradseg.runtime.native.program import NativeTensor
 
 SHUFFLE = ("Reshape", "Transpose")
 
@@ -143,3 +144,37 @@ def one_input_each(weight: Any) -> Any:
         return None
     taken = used[:, :, 0].argmax(axis=1)
     return taken if len(set(taken.tolist())) == outputs else None
+
+
+def frame_of(reader: Reader) -> Tuple[NativeTensor, Dict[str, Stored]]:
+    """(the tensor, the names under which a model reads it): it as floats, in another layout, less a mean, are all one.
+
+    Around it lies the mean, which must be of whole numbers, as `native_form` makes it.
+    """
+    name = reader.graph.model.graph.input[0].name
+    shape = reader.shapes[name]
+    if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+        raise NotLowered(None, f"{name} of shape {shape}, not one frame (1, height, width, 3)")
+    tensor = NativeTensor(shape[1], shape[2], 3)
+    found = {name: Stored(0, 1.0, np.zeros(3), np.arange(3), shape[1], shape[2])}
+    for node in reader.graph.nodes:
+        if node.input[0] not in found or node.op_type not in ("Cast", "Transpose", "Sub"):
+            continue
+        frame = found[node.input[0]]
+        if node.op_type == "Transpose" and list(attribute(node, "perm")) != [0, 3, 1, 2]:
+            raise NotLowered(node, "of the frame")
+        if node.op_type == "Sub":
+            mean = _mean(reader, node)
+            packed = sum(int(value) << 8 * index for index, value in enumerate(mean))
+            if tensor.zero not in (0, packed):
+                raise NotLowered(node, "two means for one frame")
+            tensor.zero, frame = packed, replace(frame, zero=mean)
+        found[node.output[0]] = frame
+    return tensor, found
+
+
+def _mean(reader: Reader, node: Any) -> Any:
+    mean = np.broadcast_to(reader.constant(node, 1).reshape(-1), (3,)).astype(np.float64)
+    if not np.array_equal(mean, np.clip(np.rint(mean), 0, 255)):
+        raise NotLowered(node, "a mean of the pixels that is no whole number from 0 to 255")
+    return mean

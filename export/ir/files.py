@@ -12,7 +12,7 @@ import onnx
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, sha256_of
 from gradseg.base.packages import need
-from gradseg.runtime.engines.ov_files import (
+from gradseg.runtime.engines.ov import (
     HINT,
     HINTS,
     PINNING,

@@ -13,11 +13,12 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8_from_arguments import ENOUGH, int8_for, verification_source
 from gradseg.calibration.qdq.targets import OPENVINO
 from gradseg.export.ir.files import write_ir
-from gradseg.export.ir.form import openvino_form
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.graph import is_quantised
+from gradseg.graphs.graph import Graph, is_quantised
 from gradseg.graphs.inputs import Loaded, frames_text
+from gradseg.graphs.passes.columns_head import columns_head
+from gradseg.graphs.passes.unshield_floats import unshield_floats
 from gradseg.graphs.sessions import OnnxRunner, scores_of
 from gradseg.graphs.ties import Decided
 from gradseg.models import metadata
@@ -93,3 +94,11 @@ def _verify(found: OpenvinoModel, loaded: Loaded, args: argparse.Namespace, sour
         )
     if args.precision in ("bf16", "fp16") and engine.precision != args.precision:
         found.lines.append(f"note: on this CPU OpenVINO computes it in {engine.precision}")
+
+
+def openvino_form(model: Any) -> Any:
+    """onnx.ModelProto (deployment form, FP32 or with Q/DQ) → a new one with the same labels; metadata is kept."""
+    graph = Graph(model)
+    unshield_floats(graph)
+    columns_head(graph)
+    return graph.to_model()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from gradseg.base.markup import points
-from gradseg.export.tuning.ort_profile import ROUNDING, rounding_share
 from gradseg.export.tuning.state import Record
 from gradseg.export.tuning.verdict import (
     MARGIN,
@@ -18,6 +17,7 @@ from gradseg.export.tuning.verdict import (
     percentile,
     ratio,
 )
+from gradseg.export.tuning.worker import ROUNDING, rounding_share
 
 WORTH_SAYING = 0.05  # share of the time
 CONVOLUTIONS = ("QLinearConv", "Conv", "FusedConv", "ConvTranspose")  # as ONNX Runtime calls them

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
 from gradseg.base.conditions import proc_bytes
 from gradseg.base.errors import GradsegError
+from gradseg.base.files import atomic_path
 from gradseg.base.json_process import answers_alone, die_with_parent
-from gradseg.export.tuning.build import build
 from gradseg.runtime.engines.open import open_engine
+from gradseg.runtime.engines.ort import session_options
 from gradseg.runtime.engines.protocol import Engine
+from gradseg.runtime.native.files import save_program
 
 
 class Served:
@@ -78,7 +82,7 @@ class Served:
         """Milliseconds per frame by operator, as ONNX Runtime's profiler sees them; {} for other engines."""
         if Path(given["path"]).suffix != ".onnx":
             return {"ms": {}}
-        from gradseg.export.tuning.ort_profile import operators
+        from gradseg.export.tuning.worker import operators
 
         return {"ms": operators(given["path"], given["threads"], self.frames)}
 
@@ -113,6 +117,81 @@ def main() -> int:
         except GradsegError as error:
             answer({"error": str(error), "exit_code": error.exit_code})
     return 0
+
+
+def build(given: Dict[str, Any]) -> List[Path]:
+    """`how`: copy, openvino or native. `source`, `out`: paths. `hint`, `pinning`: OpenVINO's, see `write_ir`.
+
+    Gives the files written, the engine first. GradsegError for what the engine cannot be built from.
+    """
+    source, out = Path(given["source"]), Path(given["out"])
+    if given["how"] == "copy":
+        with atomic_path(out) as temporary:
+            shutil.copyfile(str(source), str(temporary))
+        return [out]
+    try:
+        import onnx
+
+        model = onnx.load(str(source))
+        if given["how"] == "openvino":
+            from gradseg.export.ir.files import write_ir
+            from gradseg.export.ir.make import openvino_form
+
+            write_ir(openvino_form(model), out, given["hint"], given["pinning"])
+            return [out, out.with_suffix(".bin")]
+        from gradseg.export.gsn.lower import native_program
+        from gradseg.runtime.native.library import native_isa
+
+        if native_isa() is None:  # asked here, where a library that crashes harms nobody
+            raise GradsegError("the native extension is not built here, or it has no kernels for this CPU", 3)
+        save_program(native_program(model), out)
+        return [out]
+    except ImportError as error:
+        raise GradsegError(f"{error.name or error} is not installed here", 3) from error
+
+
+FRAMES, WARM_UP = 8, 2
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+
+
+def operators(path: str, threads: Optional[int], frames: np.ndarray[Any, Any]) -> Dict[str, float]:
+    """Operator → milliseconds per frame, the longest first, for a deployment-form .onnx.
+
+    frames: uint8 BGR (count, h, w, 3).
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="gradseg-profile-") as folder:
+        options = session_options(onnxruntime, threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "run")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        for index in range(WARM_UP + FRAMES):
+            first = index % len(frames)
+            session.run(None, {name: frames[first : first + 1]})
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    return times_of(events)
+
+
+def times_of(events: Any) -> Dict[str, float]:
+    """The profiler's events → operator → milliseconds per frame; each node's first runs are warm-up and left out."""
+    totals: Dict[str, float] = {}
+    runs: Dict[str, int] = {}
+    for event in events:
+        if event.get("cat") != "Node" or not str(event.get("name", "")).endswith("_kernel_time"):
+            continue
+        runs[event["name"]] = runs.get(event["name"], 0) + 1
+        if runs[event["name"]] > WARM_UP:
+            kind = str(event["args"]["op_name"])
+            totals[kind] = totals.get(kind, 0.0) + event["dur"] / 1e3 / FRAMES
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def rounding_share(times: Mapping[str, float]) -> float:
+    """The share of the time that goes into QuantizeLinear and DequantizeLinear, 0..1."""
+    whole = sum(times.values())
+    return sum(times.get(name, 0.0) for name in ROUNDING) / whole if whole else 0.0
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, TypeVar, Union
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file
+from gradseg.base.json_process import environment_for
 from gradseg.base.options import ENGINES, PROVIDERS, check_threads
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.engines.protocol import PLANS, Engine
 from gradseg.runtime.engines.shipped import shipped_or_given
-from gradseg.runtime.engines.trt_manifest import check_present
+from gradseg.runtime.engines.trt_manifest import StalePlan, check_present
 
 
 def open_engine(
@@ -67,3 +70,41 @@ def open_engine(
 
         return TrtEngine(found, spec, cuda_graph)
     raise GradsegError(f"{found}: unknown kind of engine {found.suffix!r}; expected {ENGINES}")
+
+
+T = TypeVar("T")
+PATIENCE_S = 30.0  # how long a builder that was told to end may take to remove its temporary files
+
+
+def open_or_rebuild(plan: Union[str, Path], opened: Callable[[], T]) -> T:
+    """What `opened` returns; if it raises StalePlan, the plan is built again, once, and `opened` is called again."""
+    try:
+        return opened()
+    except StalePlan as error:
+        print(f"{error}\n--rebuild: building {plan} again, which can take minutes", file=sys.stderr, flush=True)
+    rebuild(Path(plan))
+    return opened()
+
+
+def rebuild(plan: Path) -> None:
+    """Runs `to_trt.py --rebuild PLAN`, its output passed through. GradsegError with its exit code if it fails."""
+    command = [sys.executable, "-m", "gradseg.export.to_trt", "--rebuild", str(plan)]
+    process = subprocess.Popen(command, env=environment_for())
+    try:
+        code = process.wait()
+    except BaseException:  # Ctrl-C, SIGTERM: the builder must not go on by itself
+        _end(process)
+        raise
+    if code != 0:
+        raise GradsegError(
+            f"{plan}: was not built again (export/to_trt.py ended with {code}, see above)", code if code > 0 else 1
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

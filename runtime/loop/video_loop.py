@@ -32,8 +32,7 @@ from gradseg.base.conditions import usable_cores
 from gradseg.runtime.engines.protocol import Engine, lending
 from gradseg.runtime.loop.channels import Channel, Signals, Stop
 from gradseg.runtime.loop.inference import Inference, Slot
-from gradseg.runtime.loop.outcome import CpuTimes, Outcome, exit_code_of, opencv_beside
-from gradseg.runtime.loop.report import STAGES, Latencies
+from gradseg.runtime.loop.report import STAGES, CpuTimes, Latencies, Outcome, exit_code_of, opencv_beside
 from gradseg.runtime.sinks.overlay import Overlay
 from gradseg.runtime.sinks.sink import Sink
 from gradseg.runtime.sources.source import Captured, Source

@@ -20,7 +20,7 @@ from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.models import metadata
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.runtime.engines.open import open_engine
-from gradseg.runtime.engines.ov_files import read_ir_metadata
+from gradseg.runtime.engines.ov import read_ir_metadata
 
 pytest.importorskip("openvino")
 

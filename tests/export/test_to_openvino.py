@@ -23,13 +23,12 @@ from gradseg.calibration.qdq.int8 import Settings
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.quantise import count_quantised
 from gradseg.export.ir import files as openvino_ir
-from gradseg.export.ir.form import openvino_form
+from gradseg.export.ir.make import openvino_form
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.graphs.ties import Decided
 from gradseg.models.spec import spec_for
 from gradseg.runtime.engines.open import open_engine
-from gradseg.runtime.engines.ov import OvEngine
-from gradseg.runtime.engines.ov_files import check_weights, read_ir_metadata, weights_of
+from gradseg.runtime.engines.ov import OvEngine, check_weights, read_ir_metadata, weights_of
 
 pytest.importorskip("openvino")
 

@@ -376,7 +376,7 @@ def test_the_builder_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytes
     """The real module, which says itself what it needs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    from gradseg.runtime.engines.trt_rebuild import rebuild
+    from gradseg.runtime.engines.open import rebuild
 
     with pytest.raises(GradsegError, match=r"none\.plan: was not built again \(export/to_trt\.py ended with 2"):
         rebuild(tmp_path / "none.plan")

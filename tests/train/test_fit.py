@@ -28,9 +28,9 @@ from gradseg.models.spec import spec_for
 from gradseg.train.feed.augment import NO_AUGMENT, PRESETS, random_crop
 from gradseg.train.feed.batches import epoch_order
 from gradseg.train.fit import main
-from gradseg.train.initial import initialise
 from gradseg.train.losses import class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
-from gradseg.train.schedules import ALPHA_SCHEDULES, alpha_at, learning_rate, plan_phases
+from gradseg.train.phases import initialise
+from gradseg.train.settings import ALPHA_SCHEDULES, alpha_at, learning_rate, plan_phases
 
 FIT = [sys.executable, str(ROOT / "train" / "fit.py")]
 SMALL = ["dg4-star-light", "--size", "32x48", "--batch", "4", "--seed", "5", "--threads", "1"]

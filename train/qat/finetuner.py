@@ -30,13 +30,12 @@ from gradseg.train.feed.augment import PRESETS
 from gradseg.train.feed.batches import PixelFeeder, epoch_order
 from gradseg.train.losses import class_shares, class_weights, cross_entropy, soft_jaccard
 from gradseg.train.phases import Average
-from gradseg.train.progress import Progress
 from gradseg.train.qat.finetune_settings import FinetuneSettings
 from gradseg.train.qat.onnx_module import OnnxModule
 from gradseg.train.qat.sparsity import Sparsity, measured_sparsity, prunable
 from gradseg.train.qat.unfold import POOLED, module_of, network_from_folded
-from gradseg.train.records import write_rows
-from gradseg.train.schedules import learning_rate
+from gradseg.train.records import Progress, write_rows
+from gradseg.train.settings import learning_rate
 
 STEP_RATE = 3.0  # learning rate of a scale's logarithm, in units of the weights' relative one
 CLASS_WEIGHTS, CLASS_POWER, JACCARD = "enet", 0.7, 0.5  # as `fit` has them

@@ -14,16 +14,23 @@ from export_toys import HW, SCENES, checkpoint, exported, one_torch_thread  # no
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.export.trt import best as trt_best
-from gradseg.export.trt import choice as trt_choice
+from gradseg.export.trt import best as trt_choice
 from gradseg.export.trt import make as trt_make
 from gradseg.export.trt import verify as trt_verify
 from gradseg.export.trt.best import Candidate, chosen, table
 from gradseg.export.trt.build import Built
 from gradseg.export.trt.make import Job, make, onnx_beside, runs_here, write_made
-from gradseg.export.trt.manifest import NOT_RUN, Verified, manifest_for, on_trial, write_plan
+from gradseg.export.trt.manifest import (
+    NOT_RUN,
+    Verified,
+    manifest_for,
+    on_trial,
+    rebuild_arguments,
+    rebuild_options,
+    write_plan,
+)
 from gradseg.export.trt.options import BuildOptions
 from gradseg.export.trt.prepare import Prepared
-from gradseg.export.trt.rebuild import rebuild_arguments, rebuild_options
 from gradseg.export.trt.verify import Reference, latencies, verified
 from gradseg.graphs import ties, verify
 from gradseg.graphs.sessions import OnnxRunner

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tune_toys import Toy, measured, record
 
-from gradseg.export.tuning.ort_profile import rounding_share, times_of
 from gradseg.export.tuning.state import Record
 from gradseg.export.tuning.verdict import (
     MARGIN,
@@ -27,6 +26,7 @@ from gradseg.export.tuning.verdict import (
     spread,
 )
 from gradseg.export.tuning.words import decision_of, ordered, outcome, text_table, verdict
+from gradseg.export.tuning.worker import rounding_share, times_of
 
 MS = st.floats(0.5, 500.0)
 TURN = st.lists(MS, min_size=1, max_size=6)

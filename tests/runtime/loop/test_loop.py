@@ -404,9 +404,9 @@ def test_opencv_gets_the_cores_that_the_engine_leaves(
     cores: int, threads: Any, seen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("gradseg.runtime.loop.outcome.usable_cores", lambda: cores)
-    monkeypatch.setattr("gradseg.runtime.loop.outcome.cv2.getNumThreads", lambda: 4)
-    monkeypatch.setattr("gradseg.runtime.loop.outcome.cv2.setNumThreads", asked.append)
+    monkeypatch.setattr("gradseg.runtime.loop.report.usable_cores", lambda: cores)
+    monkeypatch.setattr("gradseg.runtime.loop.report.cv2.getNumThreads", lambda: 4)
+    monkeypatch.setattr("gradseg.runtime.loop.report.cv2.setNumThreads", asked.append)
     engine = ToyEngine()
     engine.threads = threads
     during: list[list[int]] = []
