@@ -1,6 +1,7 @@
 """A child process that answers JSON lines: asked with a time limit, stopped between its turns, ended at the end.
 
-For both sides, torch-free: `JsonProcess` is the asking one's, `answers_alone` and `die_with_parent` are the child's.
+For both sides, torch-free: `JsonProcess` is the asking one's, `answers_alone`, `serve` and `die_with_parent` are the
+child's.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, TextIO, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, TextIO, TypeVar
 
 import gradseg
+from gradseg.base.errors import GradsegError
 
 SOURCES = Path(gradseg.__file__).resolve().parent.parent  # what a child needs on PYTHONPATH
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -39,7 +42,6 @@ class JsonProcess:
         OSError: it cannot be started, or the log cannot be written.
     """
 
-    REFUSAL = "error"  # key of an answer that says why there is none
     OVERDUE = "no answer to {what} within {seconds:.0f} s"
     PATIENCE_S = 60.0  # for a child that answers no more to end by itself
 
@@ -94,8 +96,8 @@ class JsonProcess:
         if not line:
             raise self._ended(what)
         answer: Dict[str, Any] = json.loads(line)
-        if self.REFUSAL in answer:
-            raise self.failure(str(answer[self.REFUSAL]), False)
+        if "error" in answer:
+            raise self.failure(str(answer["error"]), False)
         return answer
 
     def pause(self) -> None:
@@ -174,6 +176,20 @@ def answers_alone() -> TextIO:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
+
+
+def serve(answer: Callable[[Dict[str, Any]], Dict[str, Any]], lines: Iterable[str], out: TextIO) -> None:
+    """Answers every line until there is none; whatever fails is an answer too, {"error": one line}, and the child's
+    messages say where, unless it is one of our own."""
+    for line in lines:
+        try:
+            found = answer(json.loads(line))
+        except Exception as error:  # noqa: BLE001  the asking side decides what a failed request means
+            own = isinstance(error, GradsegError)
+            if not own:
+                traceback.print_exc()
+            found = {"error": " ".join(f"{'' if own else f'{type(error).__name__}: '}{error}".split())[:500]}
+        print(json.dumps(found), file=out, flush=True)
 
 
 def die_with_parent(number: int) -> bool:

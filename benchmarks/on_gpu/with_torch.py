@@ -11,7 +11,6 @@ frame as uint8 in page-locked memory, and normalise and take the argmax on the G
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.json_process import answers_alone
+from gradseg.base.json_process import answers_alone, serve
 from gradseg.benchmarks.on_gpu.check import frames_for_timing, labels_of
 from gradseg.benchmarks.on_gpu.index import Pack
 from gradseg.benchmarks.on_gpu.measure import FRAMES, STAGES, EngineSeries, Frames
@@ -159,17 +158,6 @@ class Worker:
         return {"labels": found}
 
 
-def serve(worker: Worker, lines: Any, out: Any) -> None:
-    """Answers every line until there is none; a failure is an answer too: {"error": one line}."""
-    for line in lines:
-        try:
-            answer = worker.answer(json.loads(line))
-        except Exception as error:  # noqa: BLE001  the asking side decides what a failed request means
-            answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="pack", type=Path, required=True, help="folder of gpu.py --prepare")
@@ -177,7 +165,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = parser.parse_args(argv)
     with answers_alone() as out:
         torch.backends.cudnn.benchmark = True  # one input size: let cuDNN choose by trying
-        serve(Worker(Pack(arguments.pack), arguments.device), sys.stdin, out)
+        serve(Worker(Pack(arguments.pack), arguments.device).answer, sys.stdin, out)
     return 0
 
 

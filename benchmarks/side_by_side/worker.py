@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import resource
 import signal
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import write_json
-from gradseg.base.json_process import answers_alone, die_with_parent
+from gradseg.base.json_process import answers_alone, die_with_parent, serve
 from gradseg.benchmarks.side_by_side.jobs import Job, Pipeline, spec_of
 from gradseg.data.specs import open_data
 from gradseg.runtime.metrics import Confusion
@@ -105,18 +104,6 @@ def prepare(job: Job) -> dict[str, Any]:
     return {"gmac": counts.macs / 1e9, "parameters": counts.parameters, "classes": list(spec.classes)}
 
 
-def serve(worker: Worker, lines: Any, out: Any) -> None:
-    """Answers every line until there is none; a failure is an answer too: {"error": one line}."""
-    for line in lines:
-        try:
-            answer = worker.answer(json.loads(line))
-        except Exception as error:  # noqa: BLE001  the asking side decides what a failed request means
-            kind = "" if isinstance(error, GradsegError) else f"{type(error).__name__}: "
-            answer = {"error": " ".join(f"{kind}{error}".split())[:300]}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory-gib", type=float, default=6.0, help="what this process may hold")
@@ -125,7 +112,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     limit = int(arguments.memory_gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with answers_alone() as out:
-        serve(Worker(), sys.stdin, out)
+        serve(Worker().answer, sys.stdin, out)
     return 0
 
 

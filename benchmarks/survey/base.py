@@ -15,6 +15,8 @@ from typing import Any, Protocol, Sequence, Tuple
 
 import numpy as np
 
+from gradseg.base.errors import GradsegError
+
 # by the first column of the table; a module may hold more than one
 ENGINES = ("onnxruntime", "openvino", "ncnn", "mnn", "litert", "executorch")
 
@@ -52,7 +54,7 @@ class Runner(Protocol):
         ...
 
 
-class Unsupported(Exception):  # noqa: N818  a row of the table says so
+class Unsupported(GradsegError):  # noqa: N818  a row of the table says so
     """What this engine cannot do here; the message is the reason that stands in the result."""
 
 

@@ -26,8 +26,6 @@ class EngineProcess(JsonProcess):
     messages; must exist.
     """
 
-    REFUSAL = "unsupported"
-
     def __init__(self, name: str, precision: str, source: Path, folder: Path, python: Optional[str] = None) -> None:
         command = [python or sys.executable, str(SCRIPT), name, precision, str(source), str(folder)]
         try:

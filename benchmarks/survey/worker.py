@@ -10,14 +10,13 @@ import json
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
-from gradseg.base.json_process import answers_alone, die_with_parent
-from gradseg.benchmarks.survey.base import Source, Unsupported, engine, missing
+from gradseg.base.json_process import answers_alone, die_with_parent, serve
+from gradseg.benchmarks.survey.base import Source, engine, missing
 
 
 class Worker:
@@ -27,15 +26,7 @@ class Worker:
         self.frames: Optional[Sequence[np.ndarray[Any, Any]]] = None
 
     def answer(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """What one request brings; {"unsupported": reason} for what the engine cannot do."""
-        try:
-            found: Dict[str, Any] = getattr(self, f"do_{request.pop('do')}")(**request)
-        except Unsupported as error:
-            return {"unsupported": str(error)}
-        except Exception as error:  # noqa: BLE001  whatever a library throws is this row's result
-            traceback.print_exc()
-            text = " ".join(str(error).split())
-            return {"unsupported": f"{type(error).__name__}: {text[:300]}"}
+        found: Dict[str, Any] = getattr(self, f"do_{request.pop('do')}")(**request)
         return found
 
     def do_hello(self) -> Dict[str, Any]:
@@ -73,8 +64,7 @@ def main(argv: Sequence[str]) -> int:
         facts = json.loads(Path(source).read_text("utf-8"))
         height, width = facts.pop("input_hw")
         worker = Worker(name, precision, Source(**facts, input_hw=(height, width)), Path(folder))
-        for line in sys.stdin:
-            print(json.dumps(worker.answer(json.loads(line))), file=answers, flush=True)
+        serve(worker.answer, sys.stdin, answers)
     return 0
 
 

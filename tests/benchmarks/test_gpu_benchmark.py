@@ -537,7 +537,8 @@ def test_clocks_are_what_nvml_says() -> None:
 
 
 def test_pytorch_gives_the_same_labels_in_every_turn(packed: Path) -> None:
-    from gradseg.benchmarks.on_gpu.with_torch import Worker, serve
+    from gradseg.base.json_process import serve
+    from gradseg.benchmarks.on_gpu.with_torch import Worker
 
     asked = [
         {"do": "hello"},
@@ -550,7 +551,7 @@ def test_pytorch_gives_the_same_labels_in_every_turn(packed: Path) -> None:
         {"do": "stages", "row": "r", "start": 0, "count": 1, "settle": 0},
     ]
     out = io.StringIO()
-    serve(Worker(Pack(packed), "cpu"), [json.dumps(each) + "\n" for each in asked], out)
+    serve(Worker(Pack(packed), "cpu").answer, [json.dumps(each) + "\n" for each in asked], out)
     hello, opened, turn, stages, flight, unknown, closed, gone = (
         json.loads(line) for line in out.getvalue().splitlines()
     )
