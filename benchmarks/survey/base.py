@@ -1,7 +1,13 @@
 """What the engines of the survey have in common: where a network comes from, and how a runner is found.
 
-An engine is a module `with_NAME.py` with PIP (the command that brings it), PRECISIONS, `convert` and `Runner`. It
-runs under whatever Python has its packages, so these modules need NumPy and the standard library until they are called.
+An engine is a module `with_NAME.py` that runs under whatever Python has its packages, so it needs NumPy and the
+standard library until it is called. It has
+
+PIP, NEEDS       the command that brings it; its packages' import names
+PRECISIONS       what `convert` takes
+convert          (Source, precision, folder) → Path: writes the engine's own file(s) there; what `Runner` opens
+Runner           (Path, precision, threads): a network ready to run. `version`: of the library and of its converter, for
+                 the record. `run`: float32 (1, 3, h, w) → logits float32 (1, classes, h, w), valid until the next call
 """
 
 from __future__ import annotations
@@ -10,8 +16,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Sequence, Tuple
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -44,36 +49,12 @@ class Source:
         return load_checkpoint(self.checkpoint).network
 
 
-class Runner(Protocol):
-    """A network ready to run. version: of the library and of its converter, for the record."""
-
-    version: str
-
-    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """float32 (1, 3, h, w) → logits float32 (1, classes, h, w), valid until the next call."""
-        ...
-
-
 class Unsupported(GradsegError):  # noqa: N818  a row of the table says so
     """What this engine cannot do here; the message is the reason that stands in the result."""
 
 
-class Engine(Protocol):
-    """A module of the survey. NEEDS: import names; PRECISIONS: what `convert` takes."""
-
-    PIP: str
-    NEEDS: Sequence[str]
-    PRECISIONS: Sequence[str]
-
-    def convert(self, source: Source, precision: str, folder: Path) -> Path:
-        """Writes the engine's own file(s) into `folder`; what `Runner` opens. Raises Unsupported."""
-        ...
-
-    def open_runner(self, path: Path, precision: str, threads: int) -> Runner: ...
-
-
 def engine(name: str) -> Any:
-    """The module of an engine, an `Engine`."""
+    """The module of an engine."""
     return importlib.import_module(f"gradseg.benchmarks.survey.with_{name}")
 
 

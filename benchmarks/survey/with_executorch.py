@@ -47,8 +47,8 @@ def _quantised(module: Any, source: Source) -> Any:
     return convert_pt2e(prepared)
 
 
-class ExecuTorchRunner:
-    def __init__(self, path: Path, threads: int) -> None:
+class Runner:
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
         import torch
         from executorch.extension.pybindings import portable_lib
 
@@ -59,7 +59,3 @@ class ExecuTorchRunner:
     def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._module.forward([self._torch.from_numpy(frame)])[0].numpy()
         return found
-
-
-def open_runner(path: Path, precision: str, threads: int) -> ExecuTorchRunner:
-    return ExecuTorchRunner(path, threads)

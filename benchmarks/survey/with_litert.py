@@ -39,8 +39,8 @@ def _quantised(float_model: Path, source: Source, out: Path) -> Path:
     return out
 
 
-class LiteRtRunner:
-    def __init__(self, path: Path, threads: int) -> None:
+class Runner:
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self._interpreter = Interpreter(str(path), num_threads=threads)  # XNNPACK is its default delegate
@@ -54,7 +54,3 @@ class LiteRtRunner:
         self._interpreter.invoke()
         found: np.ndarray[Any, Any] = self._interpreter.get_tensor(self._output)
         return found
-
-
-def open_runner(path: Path, precision: str, threads: int) -> LiteRtRunner:
-    return LiteRtRunner(path, threads)

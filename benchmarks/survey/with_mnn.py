@@ -54,7 +54,7 @@ def _quantised(float_model: Path, source: Source, folder: Path) -> Path:
     return out
 
 
-class MnnRunner:
+class Runner:
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import MNN
 
@@ -77,7 +77,3 @@ class MnnRunner:
         self._interpreter.runSession(self._session)
         self._output.copyToHostTensor(self._host)
         return np.asarray(self._host.getNumpyData()).reshape(self._host.getShape())
-
-
-def open_runner(path: Path, precision: str, threads: int) -> Any:
-    return MnnRunner(path, precision, threads)

@@ -41,7 +41,7 @@ def convert(source: Source, precision: str, folder: Path) -> Path:
     return out
 
 
-class NcnnRunner:
+class Runner:
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import ncnn
 
@@ -63,7 +63,3 @@ class NcnnRunner:
         if code:
             raise RuntimeError(f"ncnn: extract returned {code}")
         return np.asarray(found)[None]
-
-
-def open_runner(path: Path, precision: str, threads: int) -> Any:
-    return NcnnRunner(path, precision, threads)

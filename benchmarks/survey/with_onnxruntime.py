@@ -39,8 +39,8 @@ def convert(source: Source, precision: str, folder: Path) -> Path:
     return out
 
 
-class OrtRunner:
-    def __init__(self, path: Path, threads: int) -> None:
+class Runner:
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -54,7 +54,3 @@ class OrtRunner:
     def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._session.run(None, {self._input: frame})[0]
         return found
-
-
-def open_runner(path: Path, precision: str, threads: int) -> OrtRunner:
-    return OrtRunner(path, threads)

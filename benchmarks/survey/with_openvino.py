@@ -37,7 +37,7 @@ def convert(source: Source, precision: str, folder: Path) -> Path:
     return out
 
 
-class OpenVinoRunner:
+class Runner:
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import openvino
 
@@ -53,7 +53,3 @@ class OpenVinoRunner:
     def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found = self._request.infer({0: frame}, share_inputs=True, share_outputs=True)
         return np.asarray(found[0])
-
-
-def open_runner(path: Path, precision: str, threads: int) -> OpenVinoRunner:
-    return OpenVinoRunner(path, precision, threads)

@@ -39,7 +39,7 @@ class Worker:
 
     def do_open(self, path: str, threads: int, logits: str) -> Dict[str, Any]:
         """Opens what `convert` wrote and saves the logits of the first frame as .npy."""
-        self.runner = self.module.open_runner(Path(path), self.precision, threads)
+        self.runner = self.module.Runner(Path(path), self.precision, threads)
         self.frames = [np.ascontiguousarray(frame[None]) for frame in self.source.load_frames()]
         np.save(logits, np.array(self.runner.run(self.frames[0]), np.float32))
         return {"version": self.runner.version}

@@ -73,7 +73,7 @@ def test_every_engine_has_what_the_survey_asks_for() -> None:
     for name in engines_base.ENGINES:
         module = engines_base.engine(name)
         assert module.PIP.startswith("pip install ") and "fp32" in module.PRECISIONS and module.NEEDS
-        assert callable(module.convert) and callable(module.open_runner)
+        assert callable(module.convert) and callable(module.Runner)
 
 
 @pytest.mark.parametrize(
