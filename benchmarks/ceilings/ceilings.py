@@ -8,19 +8,18 @@ and written) and reading, on sizes that fit L2, L3 and neither. Every measuremen
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
+from gradseg.base.json_process import environment_for
 from gradseg.base.packages import install
 from gradseg.benchmarks.ceilings.peaks import SOURCES
 from gradseg.benchmarks.ceilings.place import KINDS, LEVELS, Ceilings
 
 SCRIPT = Path(__file__).resolve().parent / "peaks.py"
-SOURCE_ROOT = SCRIPT.parent.parent / "src"
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 USUAL = {"L2": 512 << 10, "L3": 8 << 20}  # where the system does not say
 LIMIT_S = 180
@@ -100,19 +99,15 @@ def ceilings_of(measured: Mapping[str, Any]) -> Ceilings:
 
 def _asked(source: str, what: str, threads: int) -> Dict[str, Any]:
     """One measurement's answer; {"missing": reason} also for a process that fails."""
-    environment: Dict[str, str] = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
-    blas = 1 if source == "memory" else threads
-    environment.update({f"{name}_NUM_THREADS": str(blas) for name in ("OMP", "OPENBLAS", "MKL", "BLIS")})
-    command: List[str] = [sys.executable, str(SCRIPT), source, what, str(threads)]
+    blas = "1" if source == "memory" else str(threads)
+    environment = environment_for(**{f"{name}_NUM_THREADS": blas for name in ("OMP", "OPENBLAS", "MKL", "BLIS")})
+    command = [sys.executable, str(SCRIPT), source, what, str(threads)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return {"missing": f"took longer than {LIMIT_S} s"}
     if done.returncode:
-        return {"missing": _last(done.stderr.splitlines()) or f"ended with exit code {done.returncode}"}
+        last = "".join(done.stderr.splitlines()[-1:])[:200]
+        return {"missing": last or f"ended with exit code {done.returncode}"}
     answer: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-def _last(lines: Sequence[str]) -> str:
-    return lines[-1][:200] if lines else ""

@@ -6,13 +6,14 @@ behind the first node's name; OpenVINO lists all. What no rule finds is reported
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
-import numpy as np
 import onnx
 
+from gradseg.benchmarks.common.onnx_macs import macs_of, tensors_of
 from gradseg.graphs.graph import Graph
 
 # what ONNX Runtime and OpenVINO append to a name: layout, a number that makes it unique, a form without its bias
@@ -35,7 +36,7 @@ class Node:
 def nodes_of_onnx(model: onnx.ModelProto) -> List[Node]:
     """In topological order, without those that only prepare weights. Shapes must be static."""
     graph = Graph(model)
-    shapes = _shapes(model)
+    sizes, _ = tensors_of(model)
     made = {value.name for value in model.graph.input if value.name not in graph.weights}
     found: List[Node] = []
     for node in graph.nodes:
@@ -43,34 +44,8 @@ def nodes_of_onnx(model: onnx.ModelProto) -> List[Node]:
         if inputs:
             made.update(node.output)
             name, outputs = node.name or node.output[0], tuple(node.output)
-            found.append(Node(name, node.op_type, inputs, outputs, _macs(node, shapes)))
+            found.append(Node(name, node.op_type, inputs, outputs, macs_of(node, sizes)))
     return found
-
-
-def _macs(node: onnx.NodeProto, shapes: Dict[str, List[int]]) -> int:
-    if node.op_type in ("Conv", "ConvTranspose"):
-        # every weight meets every pixel of the smaller of the two maps once
-        pixels = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
-        return _product(shapes[node.input[1]]) * pixels[0] * _product(pixels[2:])
-    if node.op_type in ("MatMul", "Gemm"):
-        across = node.op_type == "Gemm" and any(each.name == "transA" and each.i for each in node.attribute)
-        inner: int = shapes[node.input[0]][-2 if across else -1]
-        return _product(shapes[node.output[0]]) * inner
-    return 0
-
-
-def _shapes(model: onnx.ModelProto) -> Dict[str, List[int]]:
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    found = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in [*inferred.input, *inferred.value_info, *inferred.output]
-    }
-    found.update({tensor.name: list(tensor.dims) for tensor in inferred.initializer})
-    return found
-
-
-def _product(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def nodes_of_openvino(model: Any) -> List[Node]:
@@ -91,10 +66,10 @@ def nodes_of_openvino(model: Any) -> List[Node]:
 def _openvino_macs(op: Any, kind: str) -> int:
     if kind in (*CONVOLUTIONS, *BACKWARD):
         pixels: List[int] = list(op.output(0).get_shape() if kind in CONVOLUTIONS else op.input_value(0).get_shape())
-        return _product(list(op.input_value(1).get_shape())) * pixels[0] * _product(pixels[2:])
+        return math.prod(op.input_value(1).get_shape()) * pixels[0] * math.prod(pixels[2:])
     if kind == "MatMul":
         shape = list(op.input_value(0).get_shape())
-        return _product(list(op.output(0).get_shape())) * int(shape[-2 if op.get_attributes()["transpose_a"] else -1])
+        return math.prod(op.output(0).get_shape()) * int(shape[-2 if op.get_attributes()["transpose_a"] else -1])
     return 0
 
 

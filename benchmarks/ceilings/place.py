@@ -53,12 +53,6 @@ class Ceilings:
         """The nearest level that holds so many bytes: none can be faster for a layer that touches them all."""
         return next((name for name in LEVELS[:-1] if bytes_moved <= self.sizes.get(name, 0)), LEVELS[-1])
 
-    def attainable(self, kind: str, macs: int, bytes_moved: int) -> float:
-        """Multiply-accumulates per second that the roofline allows."""
-        if not bytes_moved:
-            return self.peak(kind)
-        return min(self.peak(kind), macs / bytes_moved * self.bytes_per_s[self.level(bytes_moved)])
-
     def floor_ms(self, kind: str, macs: int, bytes_moved: int) -> float:
         memory = bytes_moved / self.bytes_per_s[self.level(bytes_moved)]
         return 1000 * max(macs / self.peak(kind), memory)
@@ -79,7 +73,7 @@ def placed(layer: Layer, ceilings: Ceilings) -> Dict[str, Any]:
         "nodes": list(layer.nodes),
         "macs_per_byte": layer.macs / layer.bytes_moved if layer.bytes_moved else None,
         "gmac_per_s": layer.macs / layer.ms / 1e6 if layer.ms else None,
-        "attainable_gmac_per_s": ceilings.attainable(*work) / 1e9 if layer.macs else None,
+        "attainable_gmac_per_s": layer.macs / floor / 1e6 if layer.macs else None,
         "bound": ceilings.bound(*work),
         "floor_ms": floor,
         "share": floor / layer.ms if layer.ms else None,

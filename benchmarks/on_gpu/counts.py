@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from gradseg.graphs.graph import Graph, attribute
+from gradseg.benchmarks.common.onnx_macs import macs_of, tensors_of
+from gradseg.graphs.graph import Graph
 
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat")
 QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -76,7 +77,7 @@ def counts_of(model: onnx.ModelProto, float_bytes: int) -> Dict[str, Any]:
 class _Counter:
     def __init__(self, model: onnx.ModelProto, float_bytes: int) -> None:
         self.graph, self.float_bytes = Graph(model), float_bytes
-        self.sizes, self.kinds = _tensors(model)
+        self.sizes, self.kinds = tensors_of(model)
         self.layers: List[Layer] = []
         self.maker: Dict[str, int] = {}  # tensor in memory → index of its layer
         self.stored: Dict[str, List[Stored]] = {}  # tensor of the graph → where it lies
@@ -106,7 +107,7 @@ class _Counter:
         index = self._layer_for(node, sources)
         layer = self.layers[index]
         layer.inputs.update(each for each in sources if self.maker.get(each[0]) != index)
-        self._add_costs(node, layer, output)
+        self._add_costs(node, layer)
         for name in node.output:
             self.maker[name], self.stored[name] = index, [(name, False)]
 
@@ -142,21 +143,16 @@ class _Counter:
         self.layers.append(Layer(node.name or node.output[0], node.op_type))
         return len(self.layers) - 1
 
-    def _add_costs(self, node: Any, layer: Layer, output: str) -> None:
+    def _add_costs(self, node: Any, layer: Layer) -> None:
         weights = self.graph.weights
         if node.op_type not in SETTINGS:
             for name in node.input:
                 if name in weights:
                     width = 1 if name in self.packed else self.float_bytes
                     layer.weights += int(weights[name].size) * width
+        layer.macs += macs_of(node, self.sizes)
         if node.op_type in ("Conv", "ConvTranspose"):
-            shape = self.sizes[output if node.op_type == "Conv" else node.input[0]]
-            # every weight meets every pixel of the smaller of the two maps once
-            layer.macs += int(weights[node.input[1]].size) * shape[0] * int(np.prod(shape[2:]))
             layer.int8 = node.input[0] in self.packed and node.input[1] in self.packed
-        elif node.op_type in ("MatMul", "Gemm"):
-            across = int(attribute(node, "transA", 0)) if node.op_type == "Gemm" else 0
-            layer.macs += int(np.prod(self.sizes[output])) * self.sizes[node.input[0]][-2 if across else -1]
 
     def _bytes(self, each: Stored) -> int:
         name, int8 = each
@@ -183,15 +179,3 @@ class _Counter:
     def _folded(self, node: Any) -> np.ndarray[Any, Any]:
         """Weights of the right size for a node of constants; their values do not matter here."""
         return np.empty(self.sizes[node.output[0]], np.uint8)
-
-
-def _tensors(model: onnx.ModelProto) -> Tuple[Dict[str, List[int]], Dict[str, int]]:
-    """Shapes and ONNX element types of every tensor."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    sizes, kinds = {}, {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        kind = value.type.tensor_type
-        sizes[value.name], kinds[value.name] = [dim.dim_value for dim in kind.shape.dim], kind.elem_type
-    for tensor in inferred.initializer:
-        sizes[tensor.name], kinds[tensor.name] = list(tensor.dims), tensor.data_type
-    return sizes, kinds
