@@ -17,12 +17,12 @@ from typing import Any, Optional
 
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs, write_json
+from gradseg.base.files import check_writable, refuse_inputs, write_json, write_text
 from gradseg.base.options import add_common, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
 from gradseg.benchmarks.side_by_side.ratios import read_ceilings
-from gradseg.benchmarks.side_by_side.report import table, write_page, write_plot
+from gradseg.benchmarks.side_by_side.report import page, table, write_plot
 from gradseg.benchmarks.side_by_side.run import Plan, Run
 from gradseg.benchmarks.side_by_side.turns import SETTLE, TURN
 from gradseg.data.specs import open_data
@@ -160,7 +160,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.plot:
         write_plot(result, plan.ceilings, args.plot)
     if args.html:
-        write_page(result, plan.ceilings, args.html)
+        write_text(args.html, page(result, plan.ceilings))
     return 0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradseg.base.files import atomic_path, write_text
+from gradseg.base.files import atomic_path
 from gradseg.benchmarks.side_by_side.jobs import INPUT_HW, TUNED
 from gradseg.benchmarks.side_by_side.ratios import FOLLOWS
 from gradseg.calibration.cost.plots import new_figure
@@ -113,20 +111,14 @@ def draw(axis: Any, result: Mapping[str, Any], ceilings: Mapping[str, float]) ->
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def write_page(result: Mapping[str, Any], ceilings: Mapping[str, float], path: Path) -> None:
-    """One HTML page that needs nothing but itself."""
-    write_text(path, page(result, ceilings))
-
-
 def page(result: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
+    """One HTML page that needs nothing but itself."""
     from gradseg.base.markup import bullets, document, tag
+    from gradseg.calibration.comparison.figures import uri_of_figure
 
     figure = new_figure(9.5, 6, "--html")
     draw(figure.add_subplot(), result, ceilings)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    image = f'<figure><img src="{uri}" alt="Latency of every pipeline over GMAC"></figure>'
+    image = f'<figure><img src="{uri_of_figure(figure)}" alt="Latency of every pipeline over GMAC"></figure>'
     met = bullets(ratio_line(name, value) for name, value in decisive(result["ratios"]))
     lost = [f"{e['name']}, {e['model']}: {e['reason']}" for e in result["conditions"]["unavailable"]]
     parts = [

@@ -6,26 +6,16 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import write_text
-from gradseg.benchmarks.side_by_side.process import WorkerError
+from gradseg.benchmarks.side_by_side.process import Worker, WorkerError
 
 TURN, SETTLE = 5, 2  # timed frames of a turn, untimed ones before them
 TURN_S = 300
 Samples = dict[str, list[list[int]]]  # row → nanoseconds of (preprocess, network, postprocess) per frame
 Say = Callable[[str], None]
-
-
-class Asked(Protocol):
-    """What a turn needs of `side_by_side.process.Worker`."""
-
-    def ask(self, what: str, seconds: float, **given: Any) -> dict[str, Any]: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
 
 
 class Rounds:
@@ -67,7 +57,7 @@ def _whole(lines: Sequence[str]) -> list[dict[str, list[list[int]]]]:
     return found
 
 
-def take_turns(workers: Mapping[str, Asked], frames: int, rounds: Rounds, say: Say) -> tuple[Samples, dict[str, str]]:
+def take_turns(workers: Mapping[str, Worker], frames: int, rounds: Rounds, say: Say) -> tuple[Samples, dict[str, str]]:
     """At least `frames` timed frames of each worker, and why those that failed did; these give no samples.
 
     Every second round goes backwards, so that a steady drift over a round cancels too. Only the worker whose turn it is
@@ -94,7 +84,7 @@ def take_turns(workers: Mapping[str, Asked], frames: int, rounds: Rounds, say: S
     return {name: times for name, times in samples.items() if times}, failed
 
 
-def one_turn(worker: Asked, start: int) -> list[list[int]]:
+def one_turn(worker: Worker, start: int) -> list[list[int]]:
     """A worker's turn, from frame number `start`; it is stopped before and after."""
     worker.resume()
     try:
