@@ -100,7 +100,7 @@ def ceilings_of(measured: Mapping[str, Any]) -> Ceilings:
 def _asked(source: str, what: str, threads: int) -> Dict[str, Any]:
     """One measurement's answer; {"missing": reason} also for a process that fails."""
     blas = "1" if source == "memory" else str(threads)
-    environment = environment_for(**{f"{name}_NUM_THREADS": blas for name in ("OMP", "OPENBLAS", "MKL", "BLIS")})
+    environment = {**environment_for(), **{f"{name}_NUM_THREADS": blas for name in ("OMP", "OPENBLAS", "MKL", "BLIS")}}
     command = [sys.executable, str(SCRIPT), source, what, str(threads)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)

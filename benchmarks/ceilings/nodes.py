@@ -66,10 +66,11 @@ def nodes_of_openvino(model: Any) -> List[Node]:
 def _openvino_macs(op: Any, kind: str) -> int:
     if kind in (*CONVOLUTIONS, *BACKWARD):
         pixels: List[int] = list(op.output(0).get_shape() if kind in CONVOLUTIONS else op.input_value(0).get_shape())
-        return math.prod(op.input_value(1).get_shape()) * pixels[0] * math.prod(pixels[2:])
+        return math.prod(list[int](op.input_value(1).get_shape())) * pixels[0] * math.prod(pixels[2:])
     if kind == "MatMul":
         shape = list(op.input_value(0).get_shape())
-        return math.prod(op.output(0).get_shape()) * int(shape[-2 if op.get_attributes()["transpose_a"] else -1])
+        inner = int(shape[-2 if op.get_attributes()["transpose_a"] else -1])
+        return math.prod(list[int](op.output(0).get_shape())) * inner
     return 0
 
 
