@@ -13,6 +13,7 @@ from gradseg.base.errors import run_main
 from gradseg.base.files import write_json
 from gradseg.base.options import add_common, command_parser
 from gradseg.base.packages import need
+from gradseg.benchmarks.common.tables import aligned
 from gradseg.models.published import PUBLISHED, PUBLISHED_PARAMETERS
 from gradseg.models.spec import ARCHS, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, spec_for
 
@@ -66,13 +67,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['gmac_as_built']:.3f}",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
     notes = [f"{row['id']}: {row['note']}" for row in rows if row["note"]]
-    return "\n".join([*text, *notes])
+    return "\n".join([*aligned(lines), *notes])
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -38,7 +38,10 @@ class Agreement:
         expected: np.ndarray[Any, Any],
         counted: Optional[np.ndarray[Any, Any]] = None,
     ) -> None:
-        """Labels against expected labels, of one shape; `counted` masks out pixels that have no defined label."""
+        """Labels against expected labels; `counted` masks out pixels that have no defined label. GradsegError if their
+        shapes differ."""
+        if labels.shape != expected.shape:
+            raise GradsegError(f"labels are {labels.shape}, those expected {expected.shape}")
         same = labels == expected
         if counted is None:
             self.pixels, self.equal = self.pixels + same.size, self.equal + int(same.sum())

@@ -26,7 +26,7 @@ def labels_of(pack: Pack, model: str, precision: str, border: str, engine: Any) 
     kind = "frame" if border == "frame" else "fp32"
     scored, prepare = pack.scored(model) and kind == "fp32", Preprocessor(engine.frame_hw)
     least, words = _least(precision, pack.index["models"][model]["trained"])
-    shares = {"all": Share(), "counted": Share(), "int8": Share()}
+    every, counted, int8 = Agreement(), Agreement(), Agreement()
     confusions = [Confusion(len(pack.classes)) for _ in range(2)]
     count, others = pack.references(model, kind), 0
     if count == 0:
@@ -39,11 +39,11 @@ def labels_of(pack: Pack, model: str, precision: str, border: str, engine: Any) 
         labels = engine.infer(batch)[0].copy()
         expected, levels = pack.reference(model, kind, index)
         if same:
-            shares["all"].add(labels, expected)
-            shares["counted"].add(labels, expected, levels >= least)
+            every.add(labels, expected)
+            counted.add(labels, expected, levels >= least)
         if same and precision == "int8" and kind == "fp32" and index < pack.references(model, "int8"):
             exact, sure = pack.reference(model, "int8", index)
-            shares["int8"].add(labels, exact, sure >= least)
+            int8.add(labels, exact, sure >= least)
         if scored:
             for confusion, found in zip(confusions, (labels, expected)):
                 confusion.update(resize_labels(found, truth.shape[:2]), truth)
@@ -53,10 +53,10 @@ def labels_of(pack: Pack, model: str, precision: str, border: str, engine: Any) 
     return {
         "frames": count,
         "decoded_differently": others,
-        "agreement": shares["counted"].value,
-        "agreement_all": shares["all"].value,
-        "left_out": f"{words}: {shares['all'].without(shares['counted']):.3f} % of the pixels",
-        "int8_agreement": shares["int8"].value,
+        "agreement": _share(counted),
+        "agreement_all": _share(every),
+        "left_out": f"{words}: {100 * counted.ties / max(1, every.pixels):.3f} % of the pixels",
+        "int8_agreement": _share(int8),
         "miou": _number(miou),
         "reference_miou": _number(reference),
         "miou_change_points": _number(100 * (miou - reference)),
@@ -74,28 +74,8 @@ def _number(value: float) -> Optional[float]:
     return None if math.isnan(value) else value
 
 
-class Share(Agreement):
-    """Agreement of single frames."""
-
-    def add(
-        self,
-        labels: np.ndarray[Any, Any],
-        expected: np.ndarray[Any, Any],
-        counted: Optional[np.ndarray[Any, Any]] = None,
-    ) -> None:
-        """Both uint8 (h, w). GradsegError if their shapes differ."""
-        if labels.shape != expected.shape:
-            raise GradsegError(f"labels are {labels.shape}, those of ONNX Runtime {expected.shape}")
-        super().add(labels, expected, counted)
-
-    def without(self, part: Share) -> float:
-        """How many percent of these pixels are not in `part`."""
-        return 100 * (1 - part.pixels / self.pixels) if self.pixels else 0.0
-
-    @property
-    def value(self) -> Optional[float]:
-        """`fraction`, None where nothing was compared."""
-        return self.fraction if self.pixels else None
+def _share(found: Agreement) -> Optional[float]:
+    return found.fraction if found.pixels else None
 
 
 class Alive:

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import read_json, write_json
+from gradseg.benchmarks.common.tables import aligned
 
 FORMAT = "gradseg.gpu/1"
 PLANNED, BUILT, CHECKED, MEASURED, FAILED, SKIPPED = "planned", "built", "checked", "measured", "failed", "skipped"
@@ -233,15 +234,8 @@ def table(data: Dict[str, Any]) -> str:
         )
         if row["status"] != MEASURED:
             lines[-1] = [row["id"], f"{row['status']}: {row['error'] or 'not run'}"[:150]]
-    widths = [max(len(line[i]) for line in lines if len(line) > 2) for i in range(len(head))]
     shown = [f"NOT A GPU'S FIGURES: {data['stand_in']}"] if data["stand_in"] else []
-    shown += [
-        "  ".join(
-            cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) if len(line) > 2 else cell
-            for i, cell in enumerate(line)
-        )
-        for line in lines
-    ]
+    shown += aligned(lines)
     words = {True: "holds", False: "DOES NOT HOLD", None: "not known"}
     for check in data["checks"]:
         value = "" if check["found"] is None else f", found {check['found']:.4f}"
