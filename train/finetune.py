@@ -18,7 +18,7 @@ from gradseg.calibration.qdq.targets import TARGETS
 from gradseg.data.specs import GRAMMAR
 from gradseg.models.spec import parse_size
 from gradseg.train.feed.augment import PRESETS
-from gradseg.train.feed.batches import HOLD_OUT
+from gradseg.train.feed.sets import HOLD_OUT
 from gradseg.train.qat.finetune_settings import SCALES, FinetuneSettings
 
 

@@ -14,7 +14,7 @@ from gradseg.base.packages import need
 from gradseg.data.specs import GRAMMAR
 from gradseg.models.spec import ARCHS, parse_size
 from gradseg.train.feed.augment import PRESETS
-from gradseg.train.feed.batches import HOLD_OUT
+from gradseg.train.feed.sets import HOLD_OUT
 from gradseg.train.settings import ALPHA_SCHEDULES, PRECISIONS, WEIGHTINGS, FitSettings
 
 

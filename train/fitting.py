@@ -13,7 +13,8 @@ from gradseg.base.files import write_json
 from gradseg.base.options import check_threads
 from gradseg.data.base import Dataset
 from gradseg.models.spec import STRIDE, size_problem, spec_for
-from gradseg.train.feed.batches import Cached, Resized, open_sets
+from gradseg.train.feed.batches import Cached
+from gradseg.train.feed.sets import Resized, open_sets
 from gradseg.train.records import prepare_folder
 from gradseg.train.settings import FitSettings
 from gradseg.train.trainer import FitResult, Trainer, make_fabric

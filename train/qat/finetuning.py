@@ -14,7 +14,8 @@ from gradseg.base.options import check_threads
 from gradseg.graphs.inputs import load_checkpoint_for
 from gradseg.models.checkpoint import Checkpoint
 from gradseg.models.spec import STRIDE, size_problem
-from gradseg.train.feed.batches import Cached, Resized, open_sets
+from gradseg.train.feed.batches import Cached
+from gradseg.train.feed.sets import Resized, open_sets
 from gradseg.train.qat.finetune_settings import FinetuneSettings
 from gradseg.train.qat.finetuner import Finetuner, FinetuneResult
 from gradseg.train.qat.sparsity import left_dense
