@@ -108,7 +108,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         options = dataclasses.replace(given, precision=prepared.precision, keep_fp32=keep)
         if missing is None:
             check_options(options, library)
-        return Job(prepared, options, library, plan, onnx_beside(plan, prepared), args.data, gpu)
+        given_onnx = source if args.manifest is None else None  # a rebuild's own ONNX may take another form
+        return Job(prepared, options, library, plan, onnx_beside(plan, prepared, given_onnx), args.data, gpu)
 
     if args.precision == "best":
         if library is None or gpu is None:

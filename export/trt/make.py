@@ -119,13 +119,14 @@ def write_onnx(beside: Path, prepared: Prepared) -> str:
     return f"wrote {beside}: {len(prepared.data) / 1e6:.2f} MB, {prepared.precision}"
 
 
-def onnx_beside(plan: Path, prepared: Prepared) -> Path:
+def onnx_beside(plan: Path, prepared: Prepared, given: Optional[Path] = None) -> Path:
     """Where the ONNX of a plan goes: NAME.onnx, or NAME.trt.onnx if another file stands there.
 
-    Only an ONNX that the plan's own manifest names is replaced. GradsegError if neither name is free.
+    Only an ONNX that the plan's own manifest names is replaced, and not one that was `given` to build from.
+    GradsegError if neither name is free.
     """
     for beside in (plan.with_suffix(".onnx"), plan.with_suffix(".trt.onnx")):
-        if not beside.exists() or _is_of(plan, beside):
+        if not beside.exists() or (_is_of(plan, beside) and not (given and given.exists() and beside.samefile(given))):
             check_writable(beside)
             return beside
         if beside.is_file() and beside.read_bytes() == prepared.data:

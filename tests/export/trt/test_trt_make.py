@@ -292,6 +292,13 @@ def test_a_gpu_without_its_python_packages_is_said(tmp_path: Path, monkeypatch: 
     assert make(job(tmp_path)).lines[-1] == f"note: {NOT_RUN}: net.plan needs cuda-python"
 
 
+def test_the_onnx_that_was_given_is_never_replaced(tmp_path: Path) -> None:
+    """dg2.onnx → dg2.plan in FP32, then the same in FP16: the manifest names dg2.onnx, which is the user's."""
+    plan = stored(tmp_path, BuildOptions("fp32"))
+    prepared = job(tmp_path, data=b"the same in FP16").prepared
+    assert onnx_beside(plan, prepared, tmp_path / "net.onnx") == tmp_path / "net.trt.onnx"
+
+
 def test_which_gpu_a_plan_runs_on() -> None:
     assert runs_here(built(), ORIN) and not runs_here(built(), None)
     assert runs_here(built("tensorrt_rtx"), ORIN) and not runs_here(built("tensorrt_rtx"), T4)
