@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.models.spec import Rgb
 
+T = TypeVar("T")
 IGNORE = 255  # label value of pixels that count neither in the loss nor in the metrics
 
 
@@ -78,4 +79,10 @@ def spread(data: Dataset, limit: int) -> Dataset:
         raise GradsegError(f"--limit {limit}: at least 1 frame is needed")
     if limit >= len(data):
         return data
-    return Subset(data, [i * len(data) // limit for i in range(limit)])
+    return Subset(data, evenly(range(len(data)), limit))
+
+
+def evenly(items: Sequence[T], limit: int) -> List[T]:
+    """At most `limit` of the items, evenly spread."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]

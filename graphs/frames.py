@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from gradseg.base.errors import GradsegError
-from gradseg.data.base import Concat, Dataset, Subset, spread
+from gradseg.data.base import Concat, Dataset, Subset, evenly, spread
 from gradseg.data.folders import FolderData, read_image
 from gradseg.data.specs import is_spec, open_data, parse_options, whole_number
 from gradseg.runtime.sources.grammar import image_paths, open_source
@@ -79,8 +79,7 @@ def open_frames(text: str, limit: int, skip_bad: bool = False) -> FrameSource:
         return _ListedFrames(text, limit, skip_bad, names, lambda index: chosen[index].image)
     images = image_paths(text)
     if images is not None:
-        count = min(limit, len(images))
-        paths = [images[index * len(images) // count] for index in range(count)]
+        paths = evenly(images, limit)
         if not skip_bad:
             read_image(paths[0])  # what is damaged is said now
         return _ListedFrames(text, limit, skip_bad, [str(p) for p in paths], lambda index: read_image(paths[index]))
@@ -135,9 +134,7 @@ class _VideoFrames(FrameSource):
         source = open_source(self.name)
         try:
             total = source.frame_count or self.limit  # one that cannot tell gives its first frames
-            count = min(self.limit, total)
-            wanted = [i * total // count for i in range(count)]
-            done = 0
+            wanted, done = evenly(range(total), self.limit), 0
             for index in range(wanted[-1] + 1):
                 captured = self._next(source, index, wanted)
                 if captured is None:

@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from gradseg.graphs.deployment import deployment_from_logits, finished, simplified
-from gradseg.graphs.graph import Graph
+from gradseg.graphs.graph import rewritten
 from gradseg.graphs.passes.fold_batchnorm import fold_batchnorm
 from gradseg.graphs.passes.relu_before_concat import relu_before_concat
 from gradseg.models import metadata
@@ -35,14 +35,8 @@ def onnx_from_checkpoint(
             True: `input` float32 (1, 3, H, W), normalised as the spec says → `logits` float32 (1, C, H, W).
     """
     spec = ckpt.spec if size_hw is None else ckpt.spec.with_size(size_hw)
-    model = onnx_from_torch(ckpt.network, spec)
-    graph = Graph(model)
-    fold_batchnorm(graph)
-    relu_before_concat(graph)
-    model = simplified(graph.to_model())
-    if not logits:
-        return deployment_from_logits(model, spec)
-    return finished(model, spec, metadata.LOGITS)
+    model = simplified(rewritten(onnx_from_torch(ckpt.network, spec), fold_batchnorm, relu_before_concat))
+    return finished(model, spec, metadata.LOGITS) if logits else deployment_from_logits(model, spec)
 
 
 def onnx_from_torch(network: torch.nn.Module, spec: ModelSpec) -> onnx.ModelProto:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional
 
 import numpy as np
 
 from gradseg.graphs.sessions import OnnxRunner, argmax_of, exposed
-from gradseg.graphs.verify import TIE
+from gradseg.graphs.verify import TIE, margins
 from gradseg.runtime.preprocess import resize_labels
 
 
@@ -39,12 +39,6 @@ class Decided:
         margin, size = margins(self._runner.run(batch, [self._scores])[0], self._axis)
         clear = (margin >= TIE * size).astype(np.uint8)
         return np.stack([resize_labels(interleaved(one), labels.shape[1:]) for one in clear]).astype(bool)
-
-
-def margins(scores: np.ndarray[Any, Any], axis: int) -> Tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Distance of the two best scores along `axis`, and the larger of their magnitudes: float32 without that axis."""
-    best = np.partition(np.moveaxis(scores, axis, -1).astype(np.float32), -2, axis=-1)[..., -2:]
-    return best[..., 1] - best[..., 0], np.abs(best).max(axis=-1)
 
 
 def interleaved(maps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

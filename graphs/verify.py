@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
@@ -17,6 +19,7 @@ NEEDED = 0.9999  # share of the other pixels whose labels must agree
 FRAMES = 4
 
 Network = Callable[["np.ndarray[Any, Any]"], "np.ndarray[Any, Any]"]
+Scores = Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]]
 
 
 @dataclass
@@ -79,10 +82,14 @@ def verification_batches(
 
 def labels_from_logits(logits: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Logits (1, C, H, W) → labels uint8 (1, H, W) and the mask of pixels that are not near-ties."""
-    top = np.partition(logits, -2, axis=1)[:, -2:]
-    margin = top[:, 1] - top[:, 0]
-    size = np.maximum(np.abs(top[:, 1]), np.abs(top[:, 0]))
+    margin, size = margins(logits, 1)
     return logits.argmax(axis=1).astype(np.uint8), margin >= TIE * size
+
+
+def margins(scores: np.ndarray[Any, Any], axis: int) -> Tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Distance of the two best scores along `axis`, and the larger of their magnitudes: float32 without that axis."""
+    best = np.partition(np.moveaxis(scores, axis, -1).astype(np.float32), -2, axis=-1)[..., -2:]
+    return best[..., 1] - best[..., 0], np.abs(best).max(axis=-1)
 
 
 def check_equal(network: Network, reference: Network, batches: List[np.ndarray[Any, Any]], where: str) -> Agreement:
@@ -106,11 +113,7 @@ def check_equal(network: Network, reference: Network, batches: List[np.ndarray[A
 
 
 def compare(
-    network: Network,
-    reference: Network,
-    batches: List[np.ndarray[Any, Any]],
-    where: str,
-    scores: Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]],
+    network: Network, reference: Network, batches: List[np.ndarray[Any, Any]], where: str, scores: Scores
 ) -> Tuple[Agreement, List[str]]:
     """How far two networks (uint8 batch → labels) agree, and warnings; `network` must pass `check_alive`."""
     warnings = check_alive(network, batches, where, scores)
@@ -132,10 +135,7 @@ def agreement_of(
 
 
 def check_alive(
-    network: Network,
-    batches: List[np.ndarray[Any, Any]],
-    where: str,
-    scores: Optional[Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]]],
+    network: Network, batches: List[np.ndarray[Any, Any]], where: str, scores: Optional[Scores]
 ) -> List[str]:
     """GradsegError unless the same frame gives the same answer twice and some other frame another answer.
 
@@ -177,17 +177,11 @@ def check_as_it_is(
     except GradsegError as error:
         reason = "no onnxruntime here" if error.exit_code == 3 else str(error)
         return [], f"agreement not measured: {reason}"
-    scores: Optional[Callable[["np.ndarray[Any, Any]"], Optional["np.ndarray[Any, Any]"]]] = None
-    try:
+    scores: Optional[Scores] = None
+    with contextlib.suppress(ImportError):
         import onnx
-    except ImportError:
-        pass
-    else:
-        model = onnx.ModelProto.FromString(data)
 
-        def scores(frames: np.ndarray[Any, Any]) -> Optional[np.ndarray[Any, Any]]:
-            return scores_of(model, frames, where)
-
+        scores = partial(scores_of, onnx.ModelProto.FromString(data), where=where)
     batches = verification_batches(source, input_hw, batch=batch)
     warnings = check_alive(lambda frames: runner.run(frames)[0], batches, where, scores)
     found = "repeatable" if warnings else "repeatable, and not the same for every frame"

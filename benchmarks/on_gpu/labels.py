@@ -10,7 +10,8 @@ from gradseg.base.errors import GradsegError
 from gradseg.benchmarks.on_gpu.index import DECIDED, FP32_TIE, HALF_TIE, UNDECIDED, UNDECIDED_HALF
 from gradseg.graphs.graph import attribute
 from gradseg.graphs.sessions import OnnxRunner, argmax_of, exposed
-from gradseg.graphs.ties import interleaved, margins
+from gradseg.graphs.ties import interleaved
+from gradseg.graphs.verify import margins
 from gradseg.runtime.preprocess import resize_labels
 
 

@@ -16,6 +16,7 @@ from gradseg.calibration.comparison.variants import Measured, runner_of
 from gradseg.calibration.cost.accuracy import Frames
 from gradseg.calibration.cost.plots import new_figure
 from gradseg.calibration.ranges.observers import Observer
+from gradseg.data.base import evenly
 from gradseg.runtime.sinks.overlay import Overlay
 
 WIDEST = 480  # pixels of a picture on the page
@@ -170,12 +171,6 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def chosen_frames(frames: Frames, count: int) -> list[int]:
-    """Evenly spread frame numbers, at most `count`."""
-    count = min(count, len(frames))
-    return [index * len(frames) // count for index in range(count)]
-
-
 def frame_pictures(
     found: Measured, frames: Frames, variants: Sequence[str], count: int, threads: Optional[int]
 ) -> list[list[Picture]]:
@@ -185,13 +180,13 @@ def frame_pictures(
     runners = {name: runner_of(found.files[name], targets.get(name, "cpu"), threads) for name in ("float", *variants)}
     blend = Overlay(spec.palette, "overlay", 0.65)
     rows = []
-    for index in chosen_frames(frames, count):
+    for index in evenly(range(len(frames)), count):
         batch = kept[index][0]
         frame = batch[0]
         labels = {name: runner.first(batch)[0] for name, runner in runners.items()}
         said = f"frame {index + 1} of {len(kept)}"
         row = [
-            Picture(f"{said}", f"{said}", uri_of_image(frame)),
+            Picture(said, said, uri_of_image(frame)),
             Picture("float", f"{said}: float's labels", uri_of_image(blend(frame, labels["float"]))),
         ]
         for name in variants:

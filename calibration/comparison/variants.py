@@ -31,13 +31,11 @@ from gradseg.calibration.comparison.recipes import (
     tuned_names,
 )
 from gradseg.calibration.cost.accuracy import Frames, Score
-from gradseg.calibration.qdq.int8 import Calibrated, Int8Parts, observed_tensors
+from gradseg.calibration.qdq.int8 import Calibrated, Int8Parts, calibrated
 from gradseg.calibration.qdq.int8_from_arguments import form_for, int8_from_stored
 from gradseg.calibration.qdq.quantise import count_quantised
-from gradseg.calibration.qdq.repair import equalised
 from gradseg.calibration.qdq.targets import TARGETS, Quantisation
 from gradseg.calibration.ranges import checks
-from gradseg.calibration.ranges.collect import statistics_from_frames
 from gradseg.graphs.frames import open_frames
 from gradseg.graphs.graph import rewritten
 from gradseg.graphs.passes.rows_head import rows_head
@@ -126,10 +124,8 @@ def _calibrate(found: Measured, data: str, count: int, options: Options, tick: T
     watched = checks.Watched(open_frames(options.calib, options.calib_frames), spec.input_hw)
     for equalise in (False, True):
         tick("calibration, equalised" if equalise else "calibration")
-        model = equalised(found.subject.loaded.model) if equalise else found.subject.loaded.model
-        tensors, means = observed_tensors(model)
-        statistics = statistics_from_frames(model, tensors, watched, means, options.threads)
-        found.calibrations[equalise] = Calibrated(model, statistics, equalise, options.calib)
+        model = found.subject.loaded.model
+        found.calibrations[equalise] = calibrated(model, watched, options.calib_frames, equalise, options.threads)
     return [
         *checks.frame_warnings(watched.signatures),
         *checks.source_warnings(watched),

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from gradseg.base.errors import GradsegError
-from gradseg.data.base import Dataset
+from gradseg.data.base import Dataset, evenly
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.metrics import Confusion
 from gradseg.runtime.preprocess import Preprocessor, resize_labels
@@ -54,10 +54,8 @@ class Frames:
             )
         self.spec = spec
         prepare = Preprocessor(frame_hw or spec.input_hw)
-        self._kept: List[Tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-        for index in range(len(data)):
-            sample = data[index]
-            self._kept.append((prepare(sample.image).copy(), sample.label))
+        samples = (data[index] for index in range(len(data)))
+        self._kept = [(prepare(sample.image).copy(), sample.label) for sample in samples]
         if not any((label < spec.num_classes).any() for _, label in self._kept):
             raise GradsegError(f"no labelled pixel in the {len(data)} frames: there is nothing to measure")
 
@@ -71,8 +69,7 @@ class Frames:
     def some(self, limit: int) -> Frames:
         """At most `limit` of the frames, evenly spread; they are shared, not copied."""
         found = copy.copy(self)
-        count = min(limit, len(self))
-        found._kept = [self._kept[index * len(self) // count] for index in range(count)]
+        found._kept = evenly(self._kept, limit)
         return found
 
     def labels(self, network: Network) -> List[np.ndarray[Any, Any]]:

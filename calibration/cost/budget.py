@@ -7,7 +7,7 @@ A script with a float network, what builds its INT8 form with given nodes kept i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from gradseg.base.errors import GradsegError
@@ -124,7 +124,7 @@ def within_budget(
         for layer, gain in ((layer, gains[layer.name]) for layer in kept)
     )
     head = f"{first}: with {len(kept)} of {len(layers)} layers in float it {_lost(search.drop(kept))}"
-    lines = (_why(row, known.unit, search.few_frames) for row in rows)
+    lines = (_why(row, known.unit, min(RANK_FRAMES, len(frames))) for row in rows)
     return search.result(rows, (head, *lines, known.note))
 
 
@@ -157,23 +157,18 @@ class _Gain:
         return max(self.points, 0.0) + LABELS * self.changed
 
 
+@dataclass
 class _Search:
     """Scores networks with some layers in float, each once."""
 
-    def __init__(
-        self,
-        build: Build,
-        layers: Sequence[Layer],
-        frames: Frames,
-        float_score: Score,
-        max_drop: float,
-        threads: Optional[int],
-        integers: bool,
-    ) -> None:
-        self.build, self.layers, self.frames, self.base, self.most = build, layers, frames, float_score, max_drop
-        self.threads, self.integers = threads, integers
-        self.few_frames = min(RANK_FRAMES, len(frames))
-        self._known: Dict[FrozenSet[str], Score] = {}
+    build: Build
+    layers: Sequence[Layer]
+    frames: Frames
+    base: Score
+    most: float
+    threads: Optional[int]
+    integers: bool
+    _known: Dict[FrozenSet[str], Score] = field(default_factory=dict)
 
     def without(self, layers: Sequence[Layer]) -> Any:
         """The model with these layers in float."""
@@ -194,7 +189,7 @@ class _Search:
 
     def gains(self) -> Dict[str, _Gain]:
         """What float regains, by layer."""
-        few = self.frames.some(self.few_frames)
+        few = self.frames.some(RANK_FRAMES)
         base, labels = few.scored(self.network(self.without(self.layers)))
         whole: Optional[Score] = None
         found = {}

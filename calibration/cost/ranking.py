@@ -16,6 +16,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames, Score
 from gradseg.calibration.qdq.int8 import Int8Parts
 from gradseg.calibration.qdq.layers import Layer, rounded
+from gradseg.data.base import evenly
 from gradseg.graphs.graph import Graph
 from gradseg.graphs.sessions import OnnxRunner, argmax_of, exposed
 
@@ -125,8 +126,7 @@ class _Bench:
         if not self.batches:
             raise GradsegError("no frames to measure with")
         self.model, self.threads, self.kernels = parts.ready, threads, parts.settings.target == "cpu"
-        count = min(NOISE_FRAMES, len(self.batches))
-        self.noisy = [self.batches[index * len(self.batches) // count] for index in range(count)]
+        self.noisy = evenly(self.batches, NOISE_FRAMES)
         argmax = argmax_of(self.model)
         self.scores: List[str] = [] if argmax is None else [argmax.input[0]]
         network = self.runner(self.model).first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from gradseg.calibration.qdq.repair import bias_corrected, equalised, mean_tenso
 from gradseg.calibration.qdq.targets import NATIVE, TARGETS, Quantisation, target_named
 from gradseg.calibration.ranges.collect import Statistics, statistics_from_frames
 from gradseg.calibration.ranges.ranges_file import quantisation_of
-from gradseg.graphs.frames import open_frames
+from gradseg.graphs.frames import FrameSource, open_frames
 from gradseg.graphs.graph import Graph, is_quantised
 
 Form = Callable[[Any], Any]
@@ -76,14 +76,14 @@ class Calibrated:
 
 def calibrated(
     model: Any,
-    source: str,
+    source: Union[str, FrameSource],
     frames: int,
     equalise: bool = True,
     threads: Optional[int] = None,
     progress: Optional[Callable[[int], None]] = None,
     skip_bad: bool = False,
 ) -> Calibrated:
-    """Shows the frames of `source` (as `open_frames` takes it) to a model (onnx.ModelProto, FP32, `frame` → `labels`).
+    """Shows the frames of `source`, open or as `open_frames` takes it, to a model (onnx.ModelProto, FP32).
 
     Raises GradsegError for a source that does not open or a model in INT8 already.
     """
@@ -91,9 +91,9 @@ def calibrated(
         raise GradsegError("the model is in INT8 already; calibrate its FP32 form")
     base = equalised(model) if equalise else model
     tensors, means = observed_tensors(base)
-    shown = open_frames(source, frames, skip_bad)
+    shown = source if isinstance(source, FrameSource) else open_frames(source, frames, skip_bad)
     statistics = statistics_from_frames(base, tensors, shown, means, threads, progress)
-    return Calibrated(base, statistics, equalise, source)
+    return Calibrated(base, statistics, equalise, shown.name)
 
 
 def observed_tensors(model: Any, targets: Iterable[str] = (*TARGETS, NATIVE.name)) -> Tuple[List[str], List[str]]:

@@ -157,19 +157,15 @@ def leakage_warnings(signatures: Sequence[Signature], validation: FrameSource, i
     """Frames that also are in a validation set, found by their pixels as the network gets them."""
     calibrated = {each.digest: each.name for each in signatures}
     watched = Watched(validation, input_hw)
-    shared = [f"{calibrated[s.digest]} = {s.name}" for s in _signatures(watched) if s.digest in calibrated]
+    for _ in watched.named():
+        pass
+    shared = [f"{calibrated[s.digest]} = {s.name}" for s in watched.signatures if s.digest in calibrated]
     if not shared:
         return []
     return [
         f"{len(shared)} frames of the validation set {validation.name} are calibrated on ({_listed(shared)}): its mIoU "
         "would flatter INT8; calibrate on other frames, such as the training set"
     ]
-
-
-def _signatures(watched: Watched) -> List[Signature]:
-    for _ in watched.named():
-        pass
-    return watched.signatures
 
 
 def source_warnings(source: FrameSource) -> List[str]:

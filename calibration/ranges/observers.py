@@ -36,7 +36,7 @@ class Observer:
 
     The histogram spans [-reach, reach). The reach is the smallest power of two above every magnitude seen, so that bin
     widths are powers of two, placing a value is exact in floating point, and the bins of a smaller reach nest in those
-    of a larger one: the order in which arrays are shown, or observers merged, changes no bit.
+    of a larger one: the order in which arrays are shown changes no bit.
     Exact zeros, half of all values behind a ReLU, are counted apart as well: quantising them costs nothing.
     """
 
@@ -59,7 +59,8 @@ class Observer:
             )
         self._chosen.clear()
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._grow(reach_of(max(-low, high)))
+        reach = max(self.reach, reach_of(max(-low, high)))
+        self.counts, self.reach = widened(self.counts, self.reach, reach), reach
         factor = BINS / (2.0 * self.reach)
         # a factor below 1 could take a float32 below its smallest number, and a negative value to zero
         exact: np.ndarray[Any, Any] = sample if factor >= 1.0 else sample.astype(np.float64)
@@ -67,19 +68,6 @@ class Observer:
         index += BINS // 2
         self.counts += np.bincount(index, minlength=BINS)
         self.zeros += sample.size - int(np.count_nonzero(sample))
-
-    def merge(self, other: Observer) -> None:
-        """Adds all that `other` has seen: bit for bit what this one would be had it been shown the same arrays."""
-        self._chosen.clear()
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        self._grow(other.reach)
-        self.counts += widened(other.counts, other.reach, self.reach)
-        self.zeros += other.zeros
-
-    def _grow(self, reach: float) -> None:
-        if reach > self.reach:
-            self.counts = widened(self.counts, self.reach, reach)
-            self.reach = reach
 
     @property
     def width(self) -> float:

@@ -25,7 +25,6 @@ from gradseg.calibration.ranges.ranges_json import (
     VERSION,
     checked_json,
     entry_from_json,
-    entry_to_json,
     pretty,
     short,
 )
@@ -57,6 +56,19 @@ class Entry:
     @property
     def edited(self) -> bool:
         return self.limits != self.calibrated
+
+    def to_json(self) -> Dict[str, Any]:
+        """JSON types; all numbers are those of float32."""
+        targets = {key: {"scale": short(q.scale), "zero_point": q.zero_point} for key, q in self.targets.items()}
+        limits = {
+            "min": self.limits.low,
+            "max": self.limits.high,
+            "seen_min": self.seen.low,
+            "seen_max": self.seen.high,
+        }
+        chosen = {"method": self.method, "clipped": self.clipped}
+        calibrated = [self.calibrated.low, self.calibrated.high]
+        return {"tensor": self.tensor, **limits, **chosen, "calibrated": calibrated, "targets": targets}
 
 
 @dataclass(frozen=True)
@@ -95,9 +107,9 @@ class RangesFile:
             entries[entry.tensor] = _rescaled(entry, power_of_two) if entry.edited else entry
         means = {name: np.asarray(values, np.float64) for name, values in raw["channel_means"].items()}
         return RangesFile(
-            dict(raw["model"]),
-            dict(raw.get("data", {})),
-            dict(raw.get("preprocessing", {})),
+            raw["model"],
+            raw.get("data", {}),
+            raw.get("preprocessing", {}),
             raw["method"],
             power_of_two,
             raw["equalised"],
@@ -122,7 +134,7 @@ class RangesFile:
             "power_of_two": self.power_of_two,
             "equalised": self.equalised,
             "warnings": self.warnings,
-            "tensors": [entry_to_json(**vars(entry)) for entry in self.entries.values()],
+            "tensors": [entry.to_json() for entry in self.entries.values()],
             "channel_means": {name: [short(v) for v in values] for name, values in self.channel_means.items()},
         }
         write_text(path, pretty({key: value for key, value in raw.items() if value is not None}))

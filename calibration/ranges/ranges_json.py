@@ -146,44 +146,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def entry_to_json(
-    tensor: str,
-    limits: Range,
-    seen: Range,
-    method: str,
-    clipped: float,
-    calibrated: Range,
-    targets: Mapping[str, Quantisation],
-) -> Dict[str, Any]:
-    """An `Entry` as JSON types; all numbers are those of float32."""
-    return {
-        "tensor": tensor,
-        "min": limits.low,
-        "max": limits.high,
-        "seen_min": seen.low,
-        "seen_max": seen.high,
-        "method": method,
-        "clipped": clipped,
-        "calibrated": [calibrated.low, calibrated.high],
-        "targets": {
-            key: {"scale": short(found.scale), "zero_point": found.zero_point} for key, found in targets.items()
-        },
-    }
-
-
 def pretty(raw: Mapping[str, Any]) -> str:
     """JSON with a line for every field, every tensor and every list of means."""
     lines = []
     for name, value in raw.items():
-        if name == "tensors":
-            lines.append(f'  "tensors": {_block("[", "]", [_line(each) for each in value])}')
+        text = _line(value)
+        if name in ("tensors", "warnings"):
+            text = _block("[", "]", [_line(each) for each in value])
         elif name == "channel_means":
-            inner: List[str] = [f"{json.dumps(key)}: {_line(each)}" for key, each in value.items()]
-            lines.append(f'  "channel_means": {_block("{", "}", inner)}')
-        elif name == "warnings":
-            lines.append(f'  "warnings": {_block("[", "]", [_line(each) for each in value])}')
-        else:
-            lines.append(f"  {json.dumps(name)}: {_line(value)}")
+            text = _block("{", "}", [f"{json.dumps(key)}: {_line(each)}" for key, each in value.items()])
+        lines.append(f"  {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

@@ -30,21 +30,8 @@ WEIGHTS = {
     "BatchNormalization": (1, 2, 3, 4), "LayerNormalization": (1, 2),
 }  # operator → inputs that all frames share  # fmt: skip
 ELEMENTWISE = (
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Max",
-    "Min",
-    "Sum",
-    "Mean",
-    "Where",
-    "Gemm",
-    "Equal",
-    "Greater",
-    "Less",
-)
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "Gemm", "Equal", "Greater", "Less",
+)  # fmt: skip
 MIXING = (
     "GatherND", "ScatterND", "NonZero", "Compress", "Unique", "Loop", "If", "Scan", "Einsum", "Shape", "Size", "OneHot",
     "LSTM", "GRU", "RNN", "NonMaxSuppression", "RoiAlign", "CumSum", "ReverseSequence", "Trilu",

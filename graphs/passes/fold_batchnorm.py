@@ -12,23 +12,24 @@ ONNX Runtime on random parameters, and every architecture's logits.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Optional, Tuple
+from typing import Any, Collection, Dict, List, Optional, Tuple
 
 import numpy as np
 import onnx
 
-from gradseg.graphs.graph import Graph, attribute
-from gradseg.graphs.passes.convolutions import bias_of, channels_of, scaled, weight_of
+from gradseg.graphs.graph import Graph, attribute, shapes_of
+from gradseg.graphs.passes.convolutions import bias_of, scaled, weight_of
 
 
 def fold_batchnorm(graph: Graph, keep: Collection[str] = ()) -> int:
     """Applies the pass in place; returns the number of BatchNormalization nodes folded. `keep`: outputs of others."""
     found = [node for node in graph.nodes if node.op_type == "BatchNormalization" and node.output[0] not in keep]
+    shapes = shapes_of(graph.to_model()) if found else {}
     for node in found:
         gamma, beta, mean, var = (graph.weights[name].astype(np.float64) for name in node.input[1:5])
         scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
         graph.remove(node)
-        source = _push(graph, node.input[0], scale, beta - mean * scale)
+        source = _push(graph, node.input[0], scale, beta - mean * scale, shapes)
         _rename_output(graph, source, node.output[0])
     return len(found)
 
@@ -42,7 +43,9 @@ def _rename_output(graph: Graph, source: str, target: str) -> None:
     producer.output[list(producer.output).index(source)] = target
 
 
-def _push(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> str:
+def _push(
+    graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any], shapes: Dict[str, List[int]]
+) -> str:
     """Applies the affine map to `tensor` at or above its producer; returns the tensor that now holds the result.
 
     The caller has already detached the reader, so a remaining reader means that the tensor is shared.
@@ -50,37 +53,40 @@ def _push(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndar
     producer = graph.producer(tensor)
     shared = graph.is_output(tensor) or len(graph.consumers(tensor)) > 0
     if producer is None or shared:
-        return _insert_affine(graph, tensor, scale, shift)
+        return _insert_affine(graph, tensor, scale, shift, shapes)
     if producer.op_type in ("Conv", "ConvTranspose") and producer.input[1] in graph.weights:
         _scale_conv(graph, producer, scale, shift)
         return tensor
     if producer.op_type == "Concat" and attribute(producer, "axis") == 1:
-        return _push_concat(graph, producer, tensor, scale, shift)
+        return _push_concat(graph, producer, scale, shift, shapes)
     shuffle = shuffle_before(graph, tensor)
     if shuffle is not None:
         source, first, permutation = shuffle
         inverse_scale, inverse_shift = np.empty_like(scale), np.empty_like(shift)
         inverse_scale[permutation], inverse_shift[permutation] = scale, shift
         first.input[0] = ""  # detached, so that the source counts as unread
-        first.input[0] = _push(graph, source, inverse_scale, inverse_shift)
+        first.input[0] = _push(graph, source, inverse_scale, inverse_shift, shapes)
         return tensor
-    return _insert_affine(graph, tensor, scale, shift)
+    return _insert_affine(graph, tensor, scale, shift, shapes)
 
 
 def _push_concat(
-    graph: Graph, concat: onnx.NodeProto, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]
+    graph: Graph,
+    concat: onnx.NodeProto,
+    scale: np.ndarray[Any, Any],
+    shift: np.ndarray[Any, Any],
+    shapes: Dict[str, List[int]],
 ) -> str:
-    widths = [channels(graph, name) for name in concat.input]
-    if any(width is None for width in widths):
-        return _insert_affine(graph, tensor, scale, shift)
-    branches, start = list(concat.input), 0
-    for index, width in enumerate(widths):
-        assert width is not None
+    widths = [shapes[name][1] for name in concat.input]
+    if not all(widths):
+        return _insert_affine(graph, concat.output[0], scale, shift, shapes)
+    start = 0
+    for index, (name, width) in enumerate(zip(list(concat.input), widths)):
         concat.input[index] = ""
         part = slice(start, start + width)
-        concat.input[index] = _push(graph, branches[index], scale[part], shift[part])
+        concat.input[index] = _push(graph, name, scale[part], shift[part], shapes)
         start += width
-    return tensor
+    return str(concat.output[0])
 
 
 def _scale_conv(graph: Graph, node: onnx.NodeProto, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> None:
@@ -92,10 +98,14 @@ def _scale_conv(graph: Graph, node: onnx.NodeProto, scale: np.ndarray[Any, Any],
     node.input.append(graph.constant(f"{stem}_bias", folded.astype(np.float32)))
 
 
-def _insert_affine(graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any]) -> str:
+def _insert_affine(
+    graph: Graph, tensor: str, scale: np.ndarray[Any, Any], shift: np.ndarray[Any, Any], shapes: Dict[str, List[int]]
+) -> str:
     weight = graph.constant(f"{tensor}_scale", scale.astype(np.float32).reshape(-1, 1, 1, 1))
     bias = graph.constant(f"{tensor}_shift", shift.astype(np.float32))
-    return graph.add("Conv", [tensor, weight, bias], kernel_shape=[1, 1], group=len(scale))
+    made = graph.add("Conv", [tensor, weight, bias], kernel_shape=[1, 1], group=len(scale))
+    shapes[made] = shapes[tensor]
+    return made
 
 
 def shuffle_before(graph: Graph, tensor: str) -> Optional[Tuple[str, onnx.NodeProto, np.ndarray[Any, Any]]]:
@@ -118,22 +128,3 @@ def shuffle_before(graph: Graph, tensor: str) -> Optional[Tuple[str, onnx.NodePr
     if outer is None or len(inner) != 5 or len(outer) != 4 or inner[1] * inner[2] != outer[1]:
         return None
     return first.input[0], first, np.arange(outer[1]).reshape(inner[1], inner[2]).T.ravel()
-
-
-def channels(graph: Graph, tensor: str) -> Optional[int]:
-    """The channel count of an NCHW tensor, found by walking up to the convolution that made it; None if unknown."""
-    producer = graph.producer(tensor)
-    if producer is None:
-        for value in graph.model.graph.input:
-            if value.name == tensor and len(value.type.tensor_type.shape.dim) == 4:
-                return int(value.type.tensor_type.shape.dim[1].dim_value) or None
-        return None
-    if producer.op_type in ("Conv", "ConvTranspose"):
-        return channels_of(graph, producer)[0] if producer.input[1] in graph.weights else None
-    if producer.op_type == "Concat" and attribute(producer, "axis") == 1:
-        widths = [channels(graph, name) for name in producer.input]
-        return None if None in widths else sum(width or 0 for width in widths)
-    if producer.op_type in ("Relu", "MaxPool", "Add", "BatchNormalization", "Resize", "AveragePool"):
-        return channels(graph, producer.input[0])
-    shuffle = shuffle_before(graph, tensor)
-    return len(shuffle[2]) if shuffle is not None else None

@@ -46,31 +46,17 @@ def state(observer: Observer) -> Tuple[Any, ...]:
     return observer.low, observer.high, observer.reach, observer.zeros, observer.counts.tobytes()
 
 
-# ---- merging
+# ---- what was seen
 
 
 @settings(max_examples=150, deadline=None)
 @given(arrays=st.lists(ARRAYS, min_size=1, max_size=6), order=st.randoms(use_true_random=False))
-def test_histograms_merge_exactly_in_any_order(arrays: List[np.ndarray[Any, Any]], order: Any) -> None:
+def test_histograms_are_the_same_in_any_order(arrays: List[np.ndarray[Any, Any]], order: Any) -> None:
     at_once = shown(np.concatenate(arrays))
     assert state(shown(*arrays)) == state(at_once)
     shuffled = list(arrays)
     order.shuffle(shuffled)
-    parts = [shown(array) for array in shuffled]
-    while len(parts) > 1:  # a tree of merges, in another order
-        first = parts.pop(order.randrange(len(parts)))
-        parts[order.randrange(len(parts))].merge(first)
-    assert state(parts[0]) == state(at_once)
-
-
-def test_merging_with_an_observer_that_saw_nothing_changes_nothing() -> None:
-    seen = shown(np.array([-2.0, 0.0, 5.0], np.float32))
-    before = state(seen)
-    seen.merge(Observer())
-    assert state(seen) == before
-    empty = Observer()
-    empty.merge(seen)
-    assert state(empty) == before
+    assert state(shown(*shuffled)) == state(at_once)
 
 
 @settings(max_examples=80, deadline=None)
@@ -94,7 +80,7 @@ def test_ranges_follow_what_comes_later() -> None:
     assert observer.range("minmax") == observer.range("minmax") == Range(0.0, 1.0)
     observer.update(np.array([-2.0], np.float32))
     assert observer.range("minmax") == Range(-2.0, 1.0)
-    observer.merge(shown(np.array([5.0], np.float32)))
+    observer.update(np.array([5.0], np.float32))
     assert observer.range("minmax") == Range(-2.0, 5.0)
 
 
