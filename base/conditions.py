@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import os
 import platform
@@ -43,6 +44,7 @@ def conditions(**extra: Any) -> Dict[str, Any]:
     return found
 
 
+@functools.lru_cache(maxsize=None)
 def code_hash() -> str:
     """Of the code that engines are made and run by: what an older version made or measured is not this one's."""
     root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()

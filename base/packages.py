@@ -41,6 +41,8 @@ def install(extra: str, *modules: str) -> str:
     modules: what to ask for where not even the package's own requirements are known.
     """
     if extra in NEWER and sys.version_info < OLDEST:
+        if modules and not {"torch", "lightning_fabric"} & set(modules):
+            return " ".join(["pip install", *modules])
         return f"use Python {'.'.join(map(str, OLDEST))} or newer, this is {sys.version.split()[0]}"
     if (ROOT / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(('.' if Path.cwd() == ROOT else str(ROOT)) + f'[{extra}]')}"

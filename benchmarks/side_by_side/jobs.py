@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -241,7 +240,6 @@ def versions_of(kinds: Sequence[Kind]) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def built(job: Job, kind: Kind) -> bool:
     """Whether `build` has nothing left to do."""
     made = [next(job.folder.glob(name), None) for name in kind.files]

@@ -9,7 +9,7 @@ from typing import List, Sequence
 
 import gradseg
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.commands import COMMANDS, module_of
+from gradseg.commands import COMMANDS, NEWER, module_of
 
 
 def main() -> None:
@@ -22,6 +22,9 @@ def dispatch(words: Sequence[str]) -> int:
     for count in (2, 1):
         name = " ".join(words[:count])
         if name in COMMANDS:
+            if sys.version_info < (3, 10) and COMMANDS[name][0].startswith(NEWER):
+                version = sys.version.split()[0]
+                raise GradsegError(f"gradseg {name}: needs Python 3.10 or newer, this is {version}", 3)
             found = importlib.import_module(module_of(COMMANDS[name][0]))
             return int(found.main(list(words[count:])))
     if list(words) == ["--version"]:

@@ -34,6 +34,7 @@ COMMANDS: Dict[str, Tuple[str, str]] = {
     "bench calibration": ("benchmarks/calibration.py", "memory and time of calibration"),
     "bench demo": ("benchmarks/demo.py", "the whole pipeline in one command"),
 }
+NEWER = ("train/", "benchmarks/versus.py")  # scripts that need Python 3.10 already to start
 
 
 def module_of(script: str) -> str:

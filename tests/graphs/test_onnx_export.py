@@ -155,7 +155,7 @@ BAD: List[Any] = [
     (["{pth}", "-o", "{dir}"], "it is a directory"),
     (["{pth}", "--data", "random"], "'random' refused: ranges measured on random data"),
     (["{pth}", "--data", "{dir}/none.mp4"], "none.mp4: no such"),
-    (["{pth}", "--precision", "int8"], "to_ort.py CKPT --precision int8"),
+    (["{pth}", "--precision", "int8"], r"to_ort.py \S+ --precision int8 --calib"),
     (["{dir}/x.onnx"], "is already ONNX"),
 ]
 

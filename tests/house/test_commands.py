@@ -160,6 +160,7 @@ def test_the_install_that_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert packages.install("none", "one", "two") == "pip install one two"
     monkeypatch.setattr(packages, "OLDEST", (99, 0))
     assert packages.install("train").startswith("use Python 99.0 or newer, this is 3.")
+    assert packages.install("export", "onnx", "onnxruntime") == "pip install onnx onnxruntime", "on a device"
 
 
 @pytest.mark.parametrize(
