@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gradseg.base.errors import GradsegError
 from gradseg.data.base import IGNORE, Dataset
+from gradseg.models.spec import ModelSpec
+from gradseg.runtime.metrics import Confusion
+from gradseg.runtime.preprocess import Preprocessor, normalised_chw, resize_labels
 from gradseg.train.settings import WEIGHTINGS
 
 
@@ -76,3 +79,30 @@ def coarse_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Ten
     shares = F.adaptive_avg_pool2d(target.permute(0, 3, 1, 2).to(logits.dtype), (logits.shape[2], logits.shape[3]))
     weighted = shares * weights.view(1, -1, 1, 1)
     return -(weighted * logits.log_softmax(1)).sum() / weighted.sum().clamp_min(1e-6)
+
+
+@torch.inference_mode()
+def evaluate(
+    logits_of: Callable[[Tensor], Tensor],
+    spec: ModelSpec,
+    data: Dataset,
+    device: torch.device | str = "cpu",
+    indices: Iterable[int] | None = None,
+) -> Confusion:
+    """Confusion matrix over `data` (or the samples at `indices`).
+
+    `logits_of` maps float32 (1, 3, h, w) to logits (1, C, h', w'); coarser logits are interpolated bilinearly to the
+    network's input size. Labels are resized to the frame by nearest neighbour, as on a device. The caller sets
+    evaluation mode.
+    """
+    preprocess = Preprocessor(spec.input_hw)
+    confusion = Confusion(spec.num_classes)
+    for index in range(len(data)) if indices is None else indices:
+        sample = data[index]
+        x = torch.from_numpy(normalised_chw(preprocess(sample.image), spec)).to(device)
+        logits = logits_of(x.contiguous(memory_format=torch.channels_last)).float()
+        if tuple(logits.shape[2:]) != tuple(spec.input_hw):
+            logits = torch.nn.functional.interpolate(logits, spec.input_hw, mode="bilinear", align_corners=False)
+        labels = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        confusion.update(resize_labels(labels, sample.label.shape[:2]), sample.label)
+    return confusion

@@ -19,10 +19,16 @@ from gradseg.models.checkpoint import FORMAT, check_state, gradual_network, read
 from gradseg.models.grouping import get_alpha, set_alpha
 from gradseg.models.networks.erfnet import SegNetwork
 from gradseg.models.spec import ModelSpec
-from gradseg.train.evaluate import evaluate
 from gradseg.train.feed.augment import PRESETS
 from gradseg.train.feed.batches import Feeder, epoch_order
-from gradseg.train.losses import class_shares, class_weights, coarse_cross_entropy, cross_entropy, soft_jaccard
+from gradseg.train.losses import (
+    class_shares,
+    class_weights,
+    coarse_cross_entropy,
+    cross_entropy,
+    evaluate,
+    soft_jaccard,
+)
 from gradseg.train.phases import (
     Average,
     copied,

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tup
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.cost.accuracy import Frames, Score
-from gradseg.calibration.cost.costs import Costs, latency_costs, work_costs
+from gradseg.calibration.cost.ranking import Costs, latency_costs, work_costs
 from gradseg.calibration.qdq.int8 import Form
 from gradseg.calibration.qdq.layers import Layer, layers_of
 from gradseg.calibration.qdq.plan import plan_for

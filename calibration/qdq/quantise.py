@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 
 from gradseg.base.errors import GradsegError
-from gradseg.calibration.qdq.plan import COMPUTE, Plan, pixel_tensors
-from gradseg.calibration.qdq.shield import shield_floats
+from gradseg.calibration.qdq.plan import COMPUTE, Plan, pixel_tensors, result_of
 from gradseg.calibration.qdq.targets import (
     MOST,
     REDUCED,
@@ -144,3 +143,21 @@ def count_quantised(model: onnx.ModelProto) -> Tuple[int, int]:
     convs = [node for node in graph.nodes if node.op_type in COMPUTE]
     packed = [node for node in convs if graph.producer(node.input[1]) is not None]
     return len(packed), len(convs)
+
+
+def shield_floats(graph: Graph) -> int:
+    """Applies the pass in place; returns the number of operators shielded."""
+    shielded = 0
+    for node in list(graph.nodes):
+        if node.op_type not in (*COMPUTE, "Gemm") or node.input[1] not in graph.weights:
+            continue
+        before = graph.producer(node.input[0])
+        after = graph.consumers(result_of(graph, node))
+        if (
+            before is not None
+            and before.op_type == "DequantizeLinear"
+            and any(reader.op_type == "QuantizeLinear" for reader in after)
+        ):
+            node.input[0] = graph.add("Max", [node.input[0]], graph.fresh(f"{node.input[0]}_float"))
+            shielded += 1
+    return shielded

@@ -20,8 +20,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration import sensitivity
 from gradseg.calibration.cost.accuracy import Frames
 from gradseg.calibration.cost.budget import TRIED_BACK, Budgeted, budgeted, within_budget
-from gradseg.calibration.cost.costs import Costs, latency_costs, work_costs
-from gradseg.calibration.cost.ranking import Ranking, ranking
+from gradseg.calibration.cost.ranking import Costs, Ranking, latency_costs, ranking, work_costs
 from gradseg.calibration.qdq.int8 import Int8Parts, Settings, calibrated
 from gradseg.calibration.qdq.int8_from_arguments import form_for
 from gradseg.calibration.qdq.layers import layers_of
