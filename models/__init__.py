@@ -1,4 +1,4 @@
-"""Architectures, specs and checkpoints. All but `spec`, `errors`, `files`, `metadata`, `json_process` need torch."""
+"""Architectures, specs and checkpoints. All but `spec`, `metadata` and `published` need torch."""
 
 from gradseg.base.errors import GradsegError
 from gradseg.models.spec import ARCHS, ModelSpec, spec_for
