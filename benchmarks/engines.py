@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -24,83 +25,84 @@ from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, write_json
 from gradseg.base.options import add, add_common, check_threads, command_parser
 from gradseg.base.packages import need
-from gradseg.benchmarks.survey.base import ENGINES, engine
-from gradseg.benchmarks.survey.process import CONVERT_S, OPEN_S, TURN_S, EngineProcess, WorkerFailed, probe
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.common.process import Worker, WorkerError
+from gradseg.benchmarks.common.turns import Rounds, take_turns
+from gradseg.benchmarks.survey.base import ENGINES, FRAMES, engine
 from gradseg.models.spec import parse_size
 from gradseg.runtime.loop.latency import SETTLE, TURN
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
 REFERENCE = ("onnxruntime", "fp32")
+CONVERT_S, OPEN_S, HELLO_S = 1800, 300, 120
 Row = Dict[str, Any]
 
 
-def planned(
-    names: Sequence[str], pythons: Dict[str, str], source: Path, folder: Path
-) -> Tuple[List[Row], Dict[str, str]]:
+def planned(names: Sequence[str], pythons: Dict[str, str], folder: Path) -> Tuple[List[Row], Dict[str, str]]:
     """A row for every engine and precision, those with a reason in "not_measured" that will not run; and the pip
     commands of the engines that are missing."""
     rows: List[Row] = []
     pip: Dict[str, str] = {}
     for name in names:
-        module, reason = engine(name), None
+        module, reason = engine(name), ""
         try:
-            lacking = probe(name, source, folder, pythons.get(name))["missing"]
+            with Worker(folder / "logs" / f"{name}.txt", python=pythons.get(name)) as worker:
+                lacking = worker.ask("missing", HELLO_S, packages=module.NEEDS)["missing"]
             if lacking:
                 pip[name] = module.PIP
                 reason = f"not installed ({', '.join(lacking)}): {module.PIP}"
-        except WorkerFailed as error:
+        except WorkerError as error:
             reason = str(error)
         rows += [
-            {"engine": name, "precision": each, **({"not_measured": reason} if reason else {})}
-            for each in module.PRECISIONS
+            {"engine": name, "precision": each, **({"not_measured": reason} if reason else {})} for each in module.FILES
         ]
     return rows, pip
 
 
-def measure_network(folder: Path, rows: Sequence[Row], pythons: Dict[str, str], threads: int, samples: int) -> None:
-    """Converts, checks and times every row in place. folder: from `write_source`."""
-    running: List[Tuple[Row, EngineProcess]] = []
+def measure_network(job: Job, rows: Sequence[Row], pythons: Dict[str, str], samples: int) -> None:
+    """Converts, checks and times every row in place. job: from `write_source`."""
+    running: Dict[str, Worker] = {}
+    by_name = {f"{row['engine']}-{row['precision']}": row for row in rows}
     reference: Optional[np.ndarray[Any, Any]] = None
-    try:
-        for row in rows:
+    with ExitStack() as stack:
+        for name, row in by_name.items():
             if "not_measured" in row:
                 continue
             print(f"  {row['engine']} {row['precision']}: converting", flush=True)
             try:
-                process, logits = opened(row, folder, pythons.get(row["engine"]), threads)
-            except WorkerFailed as error:
+                running[name], logits = opened(stack, job, name, row, pythons.get(row["engine"]))
+            except WorkerError as error:
                 row["not_measured"] = str(error)
                 continue
-            running.append((row, process))
-            if reference is None:
-                reference = logits  # of the first row: ONNX Runtime in FP32
+            reference = logits if reference is None else reference  # the first row's: ONNX Runtime in FP32
             row.update(compared(logits, reference))
-        take_turns(running, samples)
-    finally:
-        for _, process in running:
-            process.close()
+        rounds = Rounds(job.folder / "rounds.jsonl", {}, keep=False)
+        times, failed = take_turns(running, samples, rounds, lambda line: None, min(TURN, samples), SETTLE)
+    for name, reason in failed.items():
+        by_name[name]["not_measured"] = reason
+    for name, taken in times.items():
+        ms = np.array(taken[:samples])[:, 0] / 1e6
+        p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
+        by_name[name].update(p50_ms=p50, p90_ms=p90, p99_ms=p99, min_ms=float(ms.min()), samples=len(ms))
 
 
-def opened(row: Row, folder: Path, python: Optional[str], threads: int) -> Tuple[EngineProcess, np.ndarray[Any, Any]]:
-    """The row's engine in a process, asleep, and its logits of the first frame. Raises WorkerFailed."""
-    source, own = folder / "source.json", folder / f"{row['engine']}-{row['precision']}"
-    own.mkdir()
-    with EngineProcess(row["engine"], row["precision"], source, own, python) as converting:
-        made = converting.ask("convert", CONVERT_S)
-    row.update(convert_s=round(made["seconds"], 1), file_bytes=made["bytes"])
-    process = EngineProcess(row["engine"], row["precision"], source, own, python)
-    try:
-        with process.turn():
-            logits = own / "logits.npy"
-            row["version"] = process.ask("open", OPEN_S, path=made["path"], threads=threads, logits=str(logits))[
-                "version"
-            ]
-        found: np.ndarray[Any, Any] = np.load(logits, allow_pickle=False)
-    except BaseException:
-        process.close()
-        raise
-    return process, found
+def opened(
+    stack: ExitStack, job: Job, name: str, row: Row, python: Optional[str]
+) -> Tuple[Worker, np.ndarray[Any, Any]]:
+    """The row's engine in a process, asleep, and its logits of the first frame. Raises WorkerError."""
+    module, logs, logits = engine(row["engine"]), job.folder / "logs", job.folder / f"{name}.npy"
+    asked = {"module": module.__name__, "job": job.to_dict(), "variant": row["precision"]}
+    with Worker(logs / f"build-{name}.txt", python=python) as builder:
+        row["convert_s"] = round(builder.ask("build", CONVERT_S, **asked)["seconds"], 1)
+    row["file_bytes"] = (job.folder / module.FILES[row["precision"]]).stat().st_size
+    with ExitStack() as guard:
+        worker = guard.enter_context(Worker(logs / f"{name}.txt", python=python))
+        known = worker.ask("open", OPEN_S, frames=str(job.folder / FRAMES), kept=str(logits), first=1, **asked)
+        worker.pause()
+        stack.push(guard.pop_all())
+    row["version"] = known["version"]
+    return worker, np.load(logits, allow_pickle=False)[0]
 
 
 def compared(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> Row:
@@ -116,25 +118,6 @@ def compared(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> R
         "agreement": float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         "max_difference": float(np.abs(logits - reference).max()),
     }
-
-
-def take_turns(running: Sequence[Tuple[Row, EngineProcess]], samples: int) -> None:
-    """Times all in turns of some frames, so that drift of the clocks hits all alike; a row that fails says why."""
-    times: Dict[int, List[float]] = {index: [] for index in range(len(running))}
-    for start in range(0, samples, TURN):
-        for index, (row, process) in enumerate(running):
-            if "not_measured" in row:
-                continue
-            try:
-                with process.turn():
-                    found = process.ask("run", TURN_S, frames=min(TURN, samples - start), settle=SETTLE)["ms"]
-                times[index] += found
-            except WorkerFailed as error:
-                row["not_measured"] = str(error)
-    for index, (row, _) in enumerate(running):
-        if times[index] and "not_measured" not in row:
-            p50, p90, p99 = (float(value) for value in np.percentile(times[index], (50, 90, 99)))
-            row.update(p50_ms=p50, p90_ms=p90, p99_ms=p99, min_ms=min(times[index]), samples=len(times[index]))
 
 
 def table(network: Row) -> str:
@@ -209,10 +192,9 @@ def survey(args: argparse.Namespace, work: Path) -> Tuple[List[Row], Dict[str, s
     pip: Dict[str, str] = {}
     for number, name in enumerate(args.networks):
         folder = work / f"{number}-{Path(name).stem}"
-        network: Row = dict(write_source(name, parse_size(args.size), folder))
-        rows, pip = planned(args.names, args.pythons, folder / "source.json", folder)
-        measure_network(folder, rows, args.pythons, args.threads, args.samples)
-        network["rows"] = rows
+        job, network = write_source(name, parse_size(args.size), folder, args.threads)
+        network["rows"], pip = planned(args.names, args.pythons, folder)
+        measure_network(job, network["rows"], args.pythons, args.samples)
         networks.append(network)
         print(table(network), flush=True)
     return networks, pip

@@ -20,11 +20,12 @@ from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, refuse_inputs, write_json, write_text
 from gradseg.base.options import add_common, check_threads, command_parser
 from gradseg.base.packages import need
-from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, INPUT_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
+from gradseg.benchmarks.common.job import INPUT_HW
+from gradseg.benchmarks.common.turns import SETTLE, TURN
+from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
 from gradseg.benchmarks.side_by_side.ratios import read_ceilings
 from gradseg.benchmarks.side_by_side.report import page, table, write_plot
 from gradseg.benchmarks.side_by_side.run import Plan, Run
-from gradseg.benchmarks.side_by_side.turns import SETTLE, TURN
 from gradseg.data.specs import open_data
 
 SHARED = Path(os.path.relpath(ROOT.parent / "shared" / "data"))

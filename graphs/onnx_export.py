@@ -39,8 +39,9 @@ def onnx_from_checkpoint(
     return finished(model, spec, metadata.LOGITS) if logits else deployment_from_logits(model, spec)
 
 
-def onnx_from_torch(network: torch.nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """The network as PyTorch's exporter writes it (`input` → `logits`, opset 17), weights inside, nothing folded.
+def onnx_from_torch(network: torch.nn.Module, spec: ModelSpec, fold: bool = False) -> onnx.ModelProto:
+    """The network as PyTorch's exporter writes it (`input` → `logits`, opset 17), weights inside. fold: whatever it
+    folds by itself, else nothing.
 
     The TorchScript exporter is used: it writes opset 17 natively and keeps BatchNormalization for our float64 folding,
     where the newer exporter needs a down-conversion that stops at opset 18 for some networks.
@@ -59,8 +60,8 @@ def onnx_from_torch(network: torch.nn.Module, spec: ModelSpec) -> onnx.ModelProt
             opset_version=OPSET,
             input_names=["input"],
             output_names=["logits"],
-            training=torch.onnx.TrainingMode.PRESERVE,
-            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.EVAL if fold else torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=fold,
         )
         return onnx.load(str(path))
 

@@ -7,45 +7,26 @@ are kept for the next run, `open_pipeline(job, variant)` opens them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, Protocol
-
-import numpy as np
+from typing import Any, Optional
 
 from gradseg.base.conditions import code_hash
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file, sha256_of, write_json
 from gradseg.base.packages import install
+from gradseg.benchmarks.common.job import INPUT_HW, Job, missing
 from gradseg.commands import command
-from gradseg.models.spec import ARCHS, ModelSpec
-from gradseg.runtime.engines.protocol import read_spec
+from gradseg.models.spec import ARCHS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("erfnet", "d-star-light", "dg2-star-light", "dg4-star-light")
-INPUT_HW, FRAME_HW = (512, 1024), (540, 960)
+FRAME_HW = (540, 960)
 ENGINE_SUFFIXES = (".onnx", ".xml", ".gsn")
-Nanoseconds = tuple[int, int, int]  # preprocess, network, postprocess
-
-
-class Pipeline(Protocol):
-    """From a decoded frame to labels at its size, timed by itself.
-
-    engine, precision: the class of engine ("onnxruntime") and of arithmetic ("fp32", "bf16", "int8") that it runs with.
-    """
-
-    engine: str
-    precision: str
-
-    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
-        """uint8 BGR (H, W, 3) → uint8 labels (H, W), valid until the next call, and what each stage took."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -106,38 +87,6 @@ KINDS: tuple[Kind, ...] = (
     _own("native", "int8", ".gsn"),
     Kind(TUNED, "gradseg.benchmarks.side_by_side.ours", "tuned", "", ("tuned/engine.*",), (), ours=True),
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network. checkpoint: its file, inside `folder` and yet to be made if the network is untrained. calib: frames
-    to calibrate on. val: labelled frames that `tune.py` decides by. tuned: the engine that it chose, None if it is to
-    be called."""
-
-    model: str
-    checkpoint: Path
-    trained: bool
-    folder: Path
-    threads: int
-    calib: str
-    val: Optional[str]
-    tuned: Optional[Path] = None
-    input_hw: tuple[int, int] = INPUT_HW
-    calib_frames: int = 16
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        raw = dataclasses.asdict(self)
-        return {key: str(value) if isinstance(value, Path) else value for key, value in raw.items()}
-
-    @staticmethod
-    def from_dict(raw: Mapping[str, Any]) -> Job:
-        """Inverse of `to_dict`."""
-        values = dict(raw)
-        for name in ("checkpoint", "folder", "tuned"):
-            values[name] = None if values[name] is None else Path(values[name])
-        values["input_hw"] = (int(raw["input_hw"][0]), int(raw["input_hw"][1]))
-        return Job(**values)
 
 
 def make_jobs(
@@ -206,17 +155,12 @@ def engine_in(folder: Path, stem: str) -> Path:
 
 def lacking(kind: Kind) -> str:
     """Why a pipeline cannot run on this machine and what to do, or an empty string."""
-    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)} (or {install('peers')})"
+    absent = missing(kind.packages)
+    if absent:
+        return f"{' and '.join(absent)} not installed: pip install {' '.join(absent)} (or {install('peers')})"
     if kind.compiler and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         return "needs a C++ compiler: apt-get install g++"
     return ""
-
-
-def spec_of(job: Job) -> ModelSpec:
-    """The network's spec at the size that is measured, as it was left in the job's folder when it was prepared."""
-    return read_spec(job.folder / "spec.json")
 
 
 def stamp(job: Job, kind: Kind) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from gradseg.base.errors import GradsegError
-from gradseg.benchmarks.side_by_side.jobs import Job, Nanoseconds, engine_in
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.side_by_side.jobs import engine_in
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine
 from gradseg.runtime.loop.inference import Inference, Slot
@@ -22,7 +23,7 @@ TUNE_SECONDS, TUNE_FRAMES = 180, 32
 
 
 class OwnPipeline:
-    """An engine file behind the video loop's inference step. See `side_by_side.jobs.Pipeline`."""
+    """An engine file behind the video loop's inference step. See `common.job.Pipeline`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine.backend.split()[0].replace("gradseg-", "")
@@ -30,7 +31,7 @@ class OwnPipeline:
         self._engine, self._slot = engine, Slot()
         self._frame_hw, self._inference = engine.frame_hw, Inference(engine, engine.frame_hw)
 
-    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
+    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[int, int, int]]:
         """uint8 BGR (H, W, 3) → uint8 labels (H, W), valid until the next call, and nanoseconds of the stages."""
         frame_hw = (int(frame.shape[0]), int(frame.shape[1]))
         if frame_hw != self._frame_hw:  # as the loop does it, once it knows its source

@@ -7,58 +7,21 @@ basic-quantization-flow.html): `nncf.quantize` with its defaults. The number of 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.side_by_side.networks import LOGITS, export_logits, spec_of
+from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial, calibration
+from gradseg.benchmarks.survey.with_openvino import Network, quantise_nncf
 
-import numpy as np
-
-from gradseg.benchmarks.side_by_side.jobs import Job, spec_of
-from gradseg.benchmarks.side_by_side.peers_ort import calibration
-from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial
-from gradseg.models.spec import ModelSpec
-
-WORDS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "f32": "fp32", "bf16": "bf16", "f16": "fp16"}
-
-
-class OpenvinoPeer(Tutorial):
-    """An ONNX or IR file that takes float32 (1, 3, h, w) and gives logits, on the CPU.
-
-    precision: "int8", or what OpenVINO chose by itself (bfloat16 where the CPU computes in it).
-    """
-
-    engine = "openvino"
-
-    def __init__(self, path: Path, spec: ModelSpec, threads: int, int8: bool) -> None:
-        super().__init__(spec)
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(str(path))
-        self._compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
-        chosen = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.precision = "int8" if int8 else WORDS.get(chosen, chosen)
-        self._output = self._compiled.output(0)
-
-    def network(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        logits: np.ndarray[Any, Any] = self._compiled([pixels])[self._output]
-        return logits
+FILES = {"default": LOGITS, "int8": "nncf.xml"}
 
 
 def build(job: Job, variant: str) -> None:
     """logits.onnx, and for variant "int8" nncf.xml with its weights."""
-    from gradseg.benchmarks.side_by_side.peers_torch import checkpoint_of, export_logits
-
     logits = export_logits(job)
     if variant == "int8":
-        import nncf
-        import openvino
-
-        frames = nncf.Dataset(list(calibration(job, checkpoint_of(job).spec)))
-        quantised = nncf.quantize(openvino.Core().read_model(str(logits)), frames)
-        openvino.save_model(quantised, str(job.folder / "nncf.xml"))
+        quantise_nncf(logits, job.folder / FILES["int8"], calibration(job))
 
 
-def open_pipeline(job: Job, variant: str) -> OpenvinoPeer:
+def open_pipeline(job: Job, variant: str) -> Tutorial:
     """variant: "default" or "int8"."""
-    name = "nncf.xml" if variant == "int8" else "logits.onnx"
-    return OpenvinoPeer(job.folder / name, spec_of(job), job.threads, variant == "int8")
+    return Tutorial(Network(job.folder / FILES[variant], variant, job.threads, plain=True), spec_of(job))

@@ -12,12 +12,15 @@ is.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
-from gradseg.benchmarks.side_by_side.jobs import Nanoseconds
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.side_by_side.networks import spec_of
+from gradseg.graphs.frames import open_frames
 from gradseg.models.spec import ModelSpec
 
 
@@ -43,25 +46,27 @@ def resized(labels: np.ndarray[Any, Any], frame_hw: tuple[int, int]) -> np.ndarr
     return found
 
 
+def calibration(job: Job) -> Iterator[np.ndarray[Any, Any]]:
+    """The frames to calibrate on as float32 (1, 3, h, w), the same for every quantiser."""
+    for frame in open_frames(job.calib, job.calib_frames):
+        yield preprocess(frame, spec_of(job))
+
+
 class Tutorial:
-    """A pipeline in three steps. A peer's class gives `network`, and others in place of the first and last if its
-    documentation has its own. See `side_by_side.jobs.Pipeline`."""
+    """Three steps, the second an engine's `network`. A peer's class gives others in place of the first and last if its
+    documentation has its own. See `common.job.Pipeline`."""
 
-    engine, precision = "", "fp32"
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+    def __init__(self, net: Any, spec: ModelSpec) -> None:
+        self.spec, self.network = spec, net.network
+        self.engine, self.precision = net.engine, net.precision
 
     def preprocess(self, frame: np.ndarray[Any, Any]) -> Any:
         return preprocess(frame, self.spec)
 
-    def network(self, pixels: Any) -> Any:
-        raise NotImplementedError
-
     def postprocess(self, logits: Any, frame_hw: tuple[int, int]) -> np.ndarray[Any, Any]:
         return postprocess(logits, frame_hw)
 
-    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
+    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[int, int, int]]:
         """uint8 BGR (H, W, 3) → uint8 labels (H, W), and nanoseconds of the stages."""
         clock = time.perf_counter_ns
         begin = clock()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gradseg.base.files import atomic_path
-from gradseg.benchmarks.side_by_side.jobs import INPUT_HW, TUNED
+from gradseg.benchmarks.common.job import INPUT_HW
+from gradseg.benchmarks.side_by_side.jobs import TUNED
 from gradseg.benchmarks.side_by_side.ratios import FOLLOWS
 from gradseg.calibration.cost.plots import new_figure
 

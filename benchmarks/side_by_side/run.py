@@ -12,15 +12,17 @@ import numpy as np
 
 from gradseg.base.conditions import proc_bytes
 from gradseg.base.errors import GradsegError
-from gradseg.benchmarks.side_by_side.jobs import EAGER, FRAME_HW, Job, Kind, built, keep, kept, lacking, slug, stamp
-from gradseg.benchmarks.side_by_side.process import Worker, WorkerError
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.common.process import Worker, WorkerError
+from gradseg.benchmarks.common.turns import Rounds, Samples, awake, take_turns
+from gradseg.benchmarks.side_by_side.jobs import EAGER, FRAME_HW, Kind, built, keep, kept, lacking, slug, stamp
 from gradseg.benchmarks.side_by_side.ratios import Row, ratios
-from gradseg.benchmarks.side_by_side.turns import Rounds, Samples, take_turns
 from gradseg.graphs.frames import open_frames
 
 STAGES = ("preprocess", "network", "postprocess")
 DISTINCT = 8  # different frames in turn: a constant input would flatter caches
 PREPARE_S, BUILD_S, OPEN_S, MIOU_S = 300, 1800, 900, 1800
+NETWORKS = "gradseg.benchmarks.side_by_side.networks"
 SPARE_MIB = 1024  # memory that must stay free when a pipeline is opened
 Say = Callable[[str], None]
 
@@ -136,7 +138,7 @@ class Run:
             raise GradsegError(f"cannot write {job.folder}: {error.strerror or error}") from error
         try:
             with self._worker(job, "prepare") as worker:
-                found = worker.ask("prepare", PREPARE_S, job=job.to_dict())
+                found = worker.ask("prepare", PREPARE_S, module=NETWORKS, job=job.to_dict())
         except WorkerError as error:
             self._lost(job.model, "all", str(error))
             return False
@@ -162,7 +164,7 @@ class Run:
                 keep(job, kind, "built")
             with ExitStack() as guard:
                 worker = guard.enter_context(self._worker(job, slug(kind.name)))
-                facts = worker.ask("open", OPEN_S, frames=str(frames), labels=str(labels), **asked)
+                facts = worker.ask("open", OPEN_S, frames=str(frames), kept=str(labels), **asked)
                 worker.pause()
                 self.entries[name] = Entry(job, kind, worker, facts, labels)
                 self._stack.push(guard.pop_all())
@@ -179,17 +181,16 @@ class Run:
             known = kept(entry.job, entry.kind, what)
             if known is None or known["value"].get("data") != plan.val:
                 self._say(f"mIoU of {name}")
-                entry.worker.resume()
+                classes = len(self.models[entry.job.model]["classes"])
                 try:
-                    found = entry.worker.ask("miou", MIOU_S, data=plan.val, limit=plan.val_frames)
+                    with awake(entry.worker) as worker:
+                        found = worker.ask("miou", MIOU_S, data=plan.val, limit=plan.val_frames, classes=classes)
                 except WorkerError as error:
                     self._say(f"{name}: no mIoU: {error}")
                     if error.ended:
                         self._lost(entry.job.model, entry.kind.name, str(error))
                         del self.entries[name]
                     continue
-                finally:
-                    entry.worker.pause()
                 known = {"value": {"data": plan.val, **found}}
                 keep(entry.job, entry.kind, what, known["value"])
             entry.miou = float(known["value"]["miou"])

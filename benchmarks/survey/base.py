@@ -1,52 +1,47 @@
-"""What the engines of the survey have in common: where a network comes from, and how a runner is found.
+"""What the engines of the survey have in common: how one is found, and what it starts from.
 
 An engine is a module `with_NAME.py` that runs under whatever Python has its packages, so it needs NumPy and the
 standard library until it is called. It has
 
 PIP, NEEDS       the command that brings it; its packages' import names
-PRECISIONS       what `convert` takes
-convert          (Source, precision, folder) → Path: writes the engine's own file(s) there; what `Runner` opens
-Runner           (Path, precision, threads): a network ready to run. `version`: of the library and of its converter, for
-                 the record. `run`: float32 (1, 3, h, w) → logits float32 (1, classes, h, w), valid until the next call
+FILES            precision → the file in the job's folder that `Network` opens
+build            (job, precision): writes it and what belongs to it
+Network          (path, precision, threads): ready to run. `version`: of the library and of its converter, for the
+                 record. `network`: float32 (1, 3, h, w) → logits float32 (1, classes, h, w), valid until the next call
+open_pipeline    (job, precision) → Network
+
+The job's folder, from `common.sources`, holds the network in the logits form: input float32 (1, 3, h, w), normalised as
+it was trained; logits float32 (1, classes, h, w). LOGITS: exported. FRAMES: float32 (frames, 1, 3, h, w), procedural
+scenes for calibration and comparison.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
-from dataclasses import dataclass
+import time
 from typing import Any, Tuple
 
 import numpy as np
 
 from gradseg.base.errors import GradsegError
+from gradseg.benchmarks.common.job import Job
 
 # by the first column of the table; a module may hold more than one
 ENGINES = ("onnxruntime", "openvino", "ncnn", "mnn", "litert", "executorch")
+LOGITS, FRAMES = "logits.onnx", "frames.npy"
 
 
-@dataclass(frozen=True)
-class Source:
-    """One network in the logits form: input float32 (1, 3, h, w), normalised as it was trained; logits float32
-    (1, classes, h, w). checkpoint: GradSeg's .pth. onnx: the same network exported. frames: .npy, float32
-    (frames, 3, h, w), procedural scenes for calibration and comparison. input_hw: (h, w).
-    """
+class Alone:
+    """A network with nothing before or behind it. See `common.job.Pipeline`."""
 
-    checkpoint: str
-    onnx: str
-    frames: str
-    input_hw: Tuple[int, int]
+    def network(self, frame: Any) -> Any:
+        raise NotImplementedError
 
-    def load_frames(self) -> np.ndarray[Any, Any]:
-        found: np.ndarray[Any, Any] = np.load(self.frames, allow_pickle=False)
-        return found
-
-    def load_network(self) -> Any:
-        """The torch module in eval mode. Needs torch."""
-        from gradseg.models.checkpoint import load_checkpoint
-
-        return load_checkpoint(self.checkpoint).network
+    def run(self, frame: np.ndarray[Any, Any]) -> Tuple[np.ndarray[Any, Any], Tuple[int, ...]]:
+        begin = time.perf_counter_ns()
+        logits = self.network(frame)
+        return logits, (time.perf_counter_ns() - begin,)
 
 
 class Unsupported(GradsegError):  # noqa: N818  a row of the table says so
@@ -58,16 +53,16 @@ def engine(name: str) -> Any:
     return importlib.import_module(f"gradseg.benchmarks.survey.with_{name}")
 
 
-def missing(module: Any) -> Tuple[str, ...]:
-    """The packages of `module.NEEDS` that this Python lacks."""
-    return tuple(name for name in module.NEEDS if not _found(name))
+def frames_of(job: Job) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = np.load(job.folder / FRAMES, allow_pickle=False)
+    return found
 
 
-def _found(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+def network_of(job: Job) -> Any:
+    """The torch module in eval mode. Needs torch."""
+    from gradseg.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(job.checkpoint).network.eval()
 
 
 def versions(*distributions: str) -> str:

@@ -7,31 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from gradseg.benchmarks.survey.base import Source, versions
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.survey.base import Alone, frames_of, network_of, versions
 
 PIP = "pip install executorch"
 NEEDS = ("executorch", "torch")
-PRECISIONS = ("fp32", "int8")
+FILES = {"fp32": "fp32.pte", "int8": "int8.pte"}
 
 
-def convert(source: Source, precision: str, folder: Path) -> Path:
+def build(job: Job, precision: str) -> None:
     """network.pte; what XNNPACK does not take runs in ExecuTorch's portable kernels."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    sample = (torch.zeros(1, 3, *source.input_hw),)
-    exported = torch.export.export(source.load_network(), sample)
+    sample = (torch.zeros(1, 3, *job.input_hw),)
+    exported = torch.export.export(network_of(job), sample)
     if precision == "int8":
-        exported = torch.export.export(_quantised(exported.module(), source), sample)
+        exported = torch.export.export(_quantised(exported.module(), job), sample)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-    out = folder / f"{precision}.pte"
-    with out.open("wb") as stream:
+    with open(job.folder / FILES[precision], "wb") as stream:
         lowered.write_to_file(stream)
-    return out
 
 
-def _quantised(module: Any, source: Source) -> Any:
+def _quantised(module: Any, job: Job) -> Any:
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -42,12 +41,12 @@ def _quantised(module: Any, source: Source) -> Any:
     settings = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(module, settings)
     with torch.no_grad():
-        for frame in source.load_frames():
-            prepared(torch.from_numpy(frame[None]))
+        for frame in frames_of(job):
+            prepared(torch.from_numpy(frame))
     return convert_pt2e(prepared)
 
 
-class Runner:
+class Network(Alone):
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import torch
         from executorch.extension.pybindings import portable_lib
@@ -56,6 +55,10 @@ class Runner:
         self._torch, self._module = torch, portable_lib._load_for_executorch(str(path))
         self.version = versions("executorch", "torch")
 
-    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._module.forward([self._torch.from_numpy(frame)])[0].numpy()
         return found
+
+
+def open_pipeline(job: Job, precision: str) -> Network:
+    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -7,39 +7,40 @@ from typing import Any
 
 import numpy as np
 
-from gradseg.benchmarks.survey.base import Source, versions
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.survey.base import Alone, frames_of, network_of, versions
 
 PIP = "pip install litert-torch"
 NEEDS = ("litert_torch", "ai_edge_litert", "torch")
-PRECISIONS = ("fp32", "int8")
+FILES = {"fp32": "fp32.tflite", "int8": "int8.tflite"}
 
 
-def convert(source: Source, precision: str, folder: Path) -> Path:
-    """network.tflite with the frame channels-last, which spares the engine a transposition of every layer's sides."""
+def build(job: Job, precision: str) -> None:
+    """A .tflite with the frame channels-last, which spares the engine a transposition of every layer's sides."""
     import litert_torch
     import torch
 
-    height, width = source.input_hw
-    network = litert_torch.to_channel_last_io(source.load_network(), args=[0])
+    height, width = job.input_hw
+    network = litert_torch.to_channel_last_io(network_of(job), args=[0])
     model = litert_torch.convert(network.eval(), (torch.zeros(1, height, width, 3),))
-    out = folder / "fp32.tflite"
-    model.export(str(out))
-    return out if precision == "fp32" else _quantised(out, source, folder / "int8.tflite")
+    float_model = job.folder / FILES["fp32"]
+    model.export(str(float_model))
+    if precision == "int8":
+        _quantised(float_model, job)
 
 
-def _quantised(float_model: Path, source: Source, out: Path) -> Path:
+def _quantised(float_model: Path, job: Job) -> None:
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
     worker = quantizer.Quantizer(str(float_model), recipe.static_wi8_ai8())
     for side in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):  # float frames in, float logits out
         worker.update_quantization_recipe(".*", side, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-    frames = [{"args_0": np.ascontiguousarray(frame.transpose(1, 2, 0))[None]} for frame in source.load_frames()]
+    frames = [{"args_0": np.ascontiguousarray(frame.transpose(0, 2, 3, 1))} for frame in frames_of(job)]
     found = worker.calibrate({"serving_default": frames})
-    worker.quantize(found).export_model(str(out), overwrite=True)
-    return out
+    worker.quantize(found).export_model(str(job.folder / FILES["int8"]), overwrite=True)
 
 
-class Runner:
+class Network(Alone):
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -49,8 +50,12 @@ class Runner:
         self._output = self._interpreter.get_output_details()[0]["index"]
         self.version = versions("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
 
-    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         self._interpreter.tensor(self._input)()[...] = frame.transpose(0, 2, 3, 1)
         self._interpreter.invoke()
         found: np.ndarray[Any, Any] = self._interpreter.get_tensor(self._output)
         return found
+
+
+def open_pipeline(job: Job, precision: str) -> Network:
+    return Network(job.folder / FILES[precision], precision, job.threads)

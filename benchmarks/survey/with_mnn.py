@@ -8,36 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from gradseg.benchmarks.survey.base import Source, Unsupported, versions
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.survey.base import LOGITS, Alone, Unsupported, frames_of, versions
 
 PIP = "pip install mnn"
 NEEDS = ("MNN", "_tools")
-PRECISIONS = ("fp32", "bf16", "int8")
+FILES = {"fp32": "fp32.mnn", "bf16": "bf16.mnn", "int8": "int8.mnn"}
 MODES = {"fp32": "high", "bf16": "Low_BF16", "int8": "low"}
 
 
-def convert(source: Source, precision: str, folder: Path) -> Path:
-    """network.mnn, or int8.mnn. `_tools` is what the wheel's own commands call; those also send statistics."""
+def build(job: Job, precision: str) -> None:
+    """`_tools` is what the wheel's own commands call; those also send statistics."""
     import _tools
 
-    out = folder / "network.mnn"
-    arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", source.onnx, "--MNNModel", str(out), "--bizCode", "gradseg"]
-    _tools.mnnconvert(arguments)
+    out = job.folder / ("float.mnn" if precision == "int8" else FILES[precision])
+    arguments = ["--modelFile", str(job.folder / LOGITS), "--MNNModel", str(out), "--bizCode", "gradseg"]
+    _tools.mnnconvert(["mnnconvert", "-f", "ONNX", *arguments])
     if not out.is_file():
         raise Unsupported("MNN's converter wrote no file")
-    return out if precision != "int8" else _quantised(out, source, folder)
+    if precision == "int8":
+        _quantise(out, job.folder / FILES["int8"], job)
 
 
-def _quantised(float_model: Path, source: Source, folder: Path) -> Path:
+def _quantise(float_model: Path, out: Path, job: Job) -> None:
     """By its offline quantiser, from frames as text: MNN's form for inputs that are no image files."""
     import _tools
 
-    frames = source.load_frames()
+    frames, folder = frames_of(job), job.folder
     for index, frame in enumerate(frames):
         sample = folder / "samples" / f"input_{index}"
         sample.mkdir(parents=True)
-        shape = [1, *frame.shape]
-        (sample / "input.json").write_text(json.dumps({"inputs": [{"name": "input", "shape": shape}]}), "utf-8")
+        about = {"inputs": [{"name": "input", "shape": list(frame.shape)}]}
+        (sample / "input.json").write_text(json.dumps(about), "utf-8")
         np.savetxt(str(sample / "input.txt"), frame.reshape(-1), fmt="%.6g")
     settings = {
         "path": f"{folder / 'samples'}/",
@@ -46,15 +48,14 @@ def _quantised(float_model: Path, source: Source, folder: Path) -> Path:
         "feature_quantize_method": "KL",
         "weight_quantize_method": "MAX_ABS",
     }
-    config, out = folder / "settings.json", folder / "int8.mnn"
+    config = folder / "settings.json"
     config.write_text(json.dumps(settings), "utf-8")
     _tools.mnnquant(["mnnquant", str(float_model), str(out), str(config)])  # its command passes three strings: a crash
     if not out.is_file():
         raise Unsupported("MNN's quantiser wrote no file")
-    return out
 
 
-class Runner:
+class Network(Alone):
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import MNN
 
@@ -72,8 +73,12 @@ class Runner:
         mnn = self._mnn
         return mnn.Tensor(array.shape, mnn.Halide_Type_Float, array, mnn.Tensor_DimensionType_Caffe)
 
-    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         self._input.copyFrom(self._tensor(frame))
         self._interpreter.runSession(self._session)
         self._output.copyToHostTensor(self._host)
         return np.asarray(self._host.getNumpyData()).reshape(self._host.getShape())
+
+
+def open_pipeline(job: Job, precision: str) -> Network:
+    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gradseg.benchmarks.common.ort_calibration import reader_of
-from gradseg.benchmarks.survey.base import Source, versions
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.common.ort_calibration import quantise_static
+from gradseg.benchmarks.survey.base import LOGITS, Alone, frames_of, versions
 
 PIP = "pip install onnxruntime onnx"
 NEEDS = ("onnxruntime", "onnx")
-PRECISIONS = ("fp32", "int8")
+FILES = {"fp32": LOGITS, "int8": "quantised.onnx"}
 
 
-def convert(source: Source, precision: str, folder: Path) -> Path:
-    """fp32: the file itself. int8: Q/DQ, uint8 activations and int8 weights per channel."""
-    out = folder / f"{precision}.onnx"
-    if precision == "fp32":
-        shutil.copyfile(source.onnx, out)
-        return out
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def build(job: Job, precision: str) -> None:
+    """int8: Q/DQ, uint8 activations and int8 weights per channel."""
+    if precision == "int8":
+        from onnxruntime.quantization import QuantFormat, QuantType
 
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(source.onnx, str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(out),
-        reader_of("input", (frame[None] for frame in source.load_frames())),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    return out
+        kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
+        out = job.folder / FILES["int8"]
+        quantise_static(job.folder / LOGITS, out, frames_of(job), symbolic=False, per_channel=True, **kinds)
 
 
-class Runner:
-    def __init__(self, path: Path, precision: str, threads: int) -> None:
+class Network(Alone):
+    """plain: nothing is set but the number of threads."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, path: Path, precision: str, threads: int, plain: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not plain:
+            options.log_severity_level = 3
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._input, self.precision = self._session.get_inputs()[0].name, precision
         self.version = versions("onnxruntime")
 
-    def run(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._session.run(None, {self._input: frame})[0]
         return found
+
+
+def open_pipeline(job: Job, precision: str) -> Network:
+    return Network(job.folder / FILES[precision], precision, job.threads)

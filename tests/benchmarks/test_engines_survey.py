@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -17,27 +18,27 @@ from hypothesis.extra.numpy import arrays
 
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks import engines
+from gradseg.benchmarks.common.job import Job, missing
+from gradseg.benchmarks.common.process import Worker, WorkerError
 from gradseg.benchmarks.common.sources import network_for, write_source
 from gradseg.benchmarks.survey import base as engines_base
-from gradseg.benchmarks.survey import process as engines_process
-from gradseg.benchmarks.survey.process import EngineProcess, WorkerFailed
 from gradseg.models.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("survey") / "network"
-    facts = write_source("dg4-star-light", (64, 96), folder)
+    job, facts = write_source("dg4-star-light", (64, 96), folder)
     assert facts["weights"] == "random weights" and facts["id"] == "dg4-star-light"
-    return folder / "source.json"
+    return job
 
 
 def test_a_checkpoint_takes_the_size_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "own.pth"
     save_checkpoint(path, checkpoint().network)
-    facts = write_source(str(path), (32, 48), tmp_path / "files")
+    _, facts = write_source(str(path), (32, 48), tmp_path / "files")
     frames = np.load(tmp_path / "files" / "frames.npy")
-    assert facts["input_hw"] == [32, 48] and facts["weights"] == str(path) and frames.shape[1:] == (3, 32, 48)
+    assert facts["input_hw"] == [32, 48] and facts["weights"] == str(path) and frames.shape[1:] == (1, 3, 32, 48)
     assert load_checkpoint(tmp_path / "files" / "network.pth").spec.input_hw == (32, 48)
 
 
@@ -55,14 +56,13 @@ def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1.00x" in capsys.readouterr().out
 
 
-def test_missing_packages_are_named_with_their_command(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    absent = SimpleNamespace(NEEDS=("no_such_package_here", "json"), PRECISIONS=("fp32", "int8"), PIP="pip install it")
-    assert engines_base.missing(absent) == ("no_such_package_here",)
+def test_missing_packages_are_named_with_their_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = SimpleNamespace(
+        NEEDS=("no_such_package_here", "json"), FILES={"fp32": "", "int8": ""}, PIP="pip install it"
+    )
+    assert missing(absent.NEEDS) == ["no_such_package_here"]
     monkeypatch.setattr(engines, "engine", lambda name: absent)
-    monkeypatch.setattr(engines, "probe", lambda *_: {"missing": ["no_such_package_here"]})
-    rows, pip = engines.planned(["ncnn"], {}, source, tmp_path)
+    rows, pip = engines.planned(["ncnn"], {}, tmp_path)
     assert pip == {"ncnn": "pip install it"}
     assert [row["not_measured"] for row in rows] == 2 * ["not installed (no_such_package_here): pip install it"]
     network: Dict[str, Any] = {"id": "n", "gmac": 1.0, "weights": "w", "rows": rows}
@@ -72,56 +72,52 @@ def test_missing_packages_are_named_with_their_command(
 def test_every_engine_has_what_the_survey_asks_for() -> None:
     for name in engines_base.ENGINES:
         module = engines_base.engine(name)
-        assert module.PIP.startswith("pip install ") and "fp32" in module.PRECISIONS and module.NEEDS
-        assert callable(module.convert) and callable(module.Runner)
+        assert module.PIP.startswith("pip install ") and "fp32" in module.FILES and module.NEEDS
+        assert callable(module.build) and callable(module.open_pipeline)
 
 
 @pytest.mark.parametrize(
     "name",
     ["openvino", *(pytest.param(each, marks=pytest.mark.slow) for each in ("ncnn", "mnn", "litert", "executorch"))],
 )
-def test_engines_that_are_installed_agree(name: str, source: Path, tmp_path: Path) -> None:
-    lacking = engines_base.missing(engines_base.engine(name))
+def test_engines_that_are_installed_agree(name: str, source: Job) -> None:
+    lacking = missing(engines_base.engine(name).NEEDS)
     if lacking:
         pytest.skip(f"needs {', '.join(lacking)}: {engines_base.engine(name).PIP}")
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    (folder / "source.json").write_text(source.read_text("utf-8"), "utf-8")
     rows: List[engines.Row] = [{"engine": "onnxruntime", "precision": "fp32"}, {"engine": name, "precision": "fp32"}]
-    engines.measure_network(folder, rows, {}, 1, 2)
+    engines.measure_network(source, rows, {}, 2)
     assert "not_measured" not in rows[1], rows[1]
     assert rows[1]["agreement"] > 0.999 and rows[1]["p50_ms"] > 0 and rows[1]["version"]
 
 
-def test_a_worker_that_dies_or_does_not_answer_is_a_reason(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(WorkerFailed, match=r"nowhere/python: No such file"):
-        EngineProcess("onnxruntime", "fp32", source, tmp_path, "/nowhere/python")
-    script = tmp_path / "worker.py"
-    script.write_text("import sys, os\nsys.stdin.readline()\nsys.stderr.write('out of luck')\nos.abort()\n", "utf-8")
-    monkeypatch.setattr(engines_process, "SCRIPT", script)
-    process = EngineProcess("onnxruntime", "fp32", source, tmp_path)
-    with pytest.raises(WorkerFailed, match="its process ended during convert: SIGABRT; its last words: out of luck"):
-        process.ask("convert", 60)
-    process.close()
-    script.write_text("import sys\nsys.stdin.readline()\nsys.stdin.readline()\n", "utf-8")
-    process = EngineProcess("onnxruntime", "fp32", source, tmp_path)
-    with pytest.raises(WorkerFailed, match=r"no answer to open within 0 s"):
-        process.ask("open", 0.01)
-    with pytest.raises(WorkerFailed, match="its process ended during run"):
-        process.ask("run", 5)
+def test_a_python_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
+    rows, _ = engines.planned(["onnxruntime"], {"onnxruntime": "/nowhere/python"}, tmp_path)
+    assert [row["not_measured"] for row in rows] == 2 * ["/nowhere/python: No such file or directory"]
 
 
-def test_what_an_engine_refuses_is_a_reason(source: Path, tmp_path: Path) -> None:
-    process = EngineProcess("onnxruntime", "fp32", source, tmp_path, sys.executable)
-    try:
-        assert process.ask("hello", 60) == {"missing": [], "precisions": ["fp32", "int8"]}
-        with pytest.raises(WorkerFailed, match=r"NoSuchFile|nothing\.onnx"):
-            process.ask("open", 60, path=str(tmp_path / "nothing.onnx"), threads=1, logits=str(tmp_path / "l.npy"))
-    finally:
-        process.close()
-        process.close()
+def test_a_worker_that_dies_or_does_not_answer_is_a_reason(tmp_path: Path) -> None:
+    def child(code: str) -> Worker:
+        return Worker(tmp_path / "messages.txt", command=[sys.executable, "-c", f"import os, sys\n{code}"])
+
+    dies, words = child("sys.stdin.readline()\nsys.stderr.write('out of luck')\nos.abort()"), "out of luck"
+    with dies, pytest.raises(WorkerError, match=f"crashed during build: signal SIGABRT; its last words: {words}"):
+        dies.ask("build", 60)
+    with child("sys.stdin.readline()\nsys.stdin.readline()") as process:
+        with pytest.raises(WorkerError, match=r"no answer to open within 0 s"):
+            process.ask("open", 0.01)
+        with pytest.raises(WorkerError, match="crashed during run"):
+            process.ask("run", 5)
+
+
+def test_what_an_engine_refuses_is_a_reason(source: Job, tmp_path: Path) -> None:
+    with Worker(tmp_path / "messages.txt", python=sys.executable) as process:
+        assert process.ask("missing", 60, packages=["onnxruntime", "no_such_package"]) == {
+            "missing": ["no_such_package"]
+        }
+        files = {"frames": str(source.folder / "frames.npy"), "kept": str(tmp_path / "l.npy")}
+        asked = {"job": replace(source, folder=tmp_path).to_dict(), "variant": "fp32", **files}
+        with pytest.raises(WorkerError, match=r"NoSuchFile|logits\.onnx"):
+            process.ask("open", 60, module=engines_base.engine("onnxruntime").__name__, **asked)
 
 
 logits = arrays(np.float32, (1, 3, 4, 5), elements=st.floats(-9, 9, width=16), unique=True)

@@ -18,13 +18,15 @@ from places import TESTS
 from gradseg.base.conditions import proc_bytes
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks import versus
+from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.common.process import Worker, WorkerError
+from gradseg.benchmarks.common.turns import SETTLE, TURN, Rounds, take_turns
 from gradseg.benchmarks.side_by_side import jobs as versus_jobs
-from gradseg.benchmarks.side_by_side.jobs import KINDS, Job, Kind, built, keep, kept, lacking, make_jobs
+from gradseg.benchmarks.side_by_side import networks
+from gradseg.benchmarks.side_by_side.jobs import KINDS, Kind, built, keep, kept, lacking, make_jobs
 from gradseg.benchmarks.side_by_side.ours import OwnPipeline
-from gradseg.benchmarks.side_by_side.process import Worker, WorkerError
 from gradseg.benchmarks.side_by_side.report import page, table
 from gradseg.benchmarks.side_by_side.run import Plan, agreement
-from gradseg.benchmarks.side_by_side.turns import SETTLE, TURN, Rounds, take_turns
 from gradseg.data.scenes.frames import SceneVideo
 from gradseg.models.checkpoint import load_checkpoint, save_checkpoint
 from gradseg.models.networks.erfnet import SegNetwork
@@ -136,7 +138,9 @@ def test_worker_answers_fails_and_crashes(tmp_path: Path) -> None:
         with pytest.raises(WorkerError, match=r"^one line$") as failed:
             worker.ask("fail", 20)
         assert not failed.value.ended
-        with pytest.raises(WorkerError, match="crashed: exit code 7; its last line: the last words") as crashed:
+        with pytest.raises(
+            WorkerError, match="crashed during crash: exit code 7; its last words: the last words"
+        ) as crashed:
             worker.ask("crash", 20)
         assert crashed.value.ended
         with pytest.raises(WorkerError, match="crashed"):
@@ -144,7 +148,7 @@ def test_worker_answers_fails_and_crashes(tmp_path: Path) -> None:
 
 
 def test_half_an_answer_is_none(tmp_path: Path) -> None:
-    with echo(tmp_path) as worker, pytest.raises(WorkerError, match=r"^crashed: exit code 3$"):
+    with echo(tmp_path) as worker, pytest.raises(WorkerError, match=r"^crashed during half: exit code 3$"):
         worker.ask("half", 20)
 
 
@@ -215,15 +219,13 @@ def test_the_dense_network_is_shipped(tmp_path: Path) -> None:
 
 
 def test_untrained_weights_are_made_once_and_said(tmp_path: Path, checkpoint: Path) -> None:
-    from gradseg.benchmarks.side_by_side.worker import prepare
-
     job = replace(job_in(tmp_path, tmp_path / "job" / "untrained.pth"), trained=False)
-    found = prepare(job)
+    found = networks.prepare(job)
     before = job.checkpoint.read_bytes()
-    assert prepare(job) == found and job.checkpoint.read_bytes() == before
-    assert versus_jobs.spec_of(job).input_hw == (48, 64) and len(found["classes"]) == 11
+    assert networks.prepare(job) == found and job.checkpoint.read_bytes() == before
+    assert networks.spec_of(job).input_hw == (48, 64) and len(found["classes"]) == 11
     with pytest.raises(GradsegError, match="is of architecture dg4-star-light, not erfnet"):
-        prepare(replace(job, model="erfnet", checkpoint=checkpoint, trained=True))
+        networks.prepare(replace(job, model="erfnet", checkpoint=checkpoint, trained=True))
 
 
 # --- the script
@@ -281,7 +283,9 @@ def test_a_whole_run_with_pipelines_of_known_speed(
     assert stages == {"preprocess": pytest.approx(2), "network": pytest.approx(10), "postprocess": pytest.approx(1)}
     reasons = {each["name"]: each["reason"] for each in result["conditions"]["unavailable"]}
     assert reasons["absent"] == "ValueError: no such thing as this"
-    assert "crashed: exit code 11" in reasons["late"] and "pip install no_such_package" in reasons["missing"]
+    assert (
+        "crashed during turn: exit code 11" in reasons["late"] and "pip install no_such_package" in reasons["missing"]
+    )
     ratio = result["ratios"]["dg4-star-light: onnxruntime tutorial / gradseg"]
     assert ratio["value"] == pytest.approx(53 / 13) and ratio["needed"] is None
     frames = np.load(tmp_path / "frames.npy")
@@ -326,13 +330,11 @@ def test_gradsegs_own_pipeline_is_the_loops_step(checkpoint: Path) -> None:
 def test_peers_give_the_networks_labels(name: str, tmp_path: Path, checkpoint: Path) -> None:
     import importlib
 
-    from gradseg.benchmarks.side_by_side.worker import prepare
-
     kind = next(each for each in KINDS if each.name == name)
     if lacking(kind):
         pytest.skip(lacking(kind))
     job = job_in(tmp_path, checkpoint)
-    assert prepare(job)["gmac"] > 0
+    assert networks.prepare(job)["gmac"] > 0
     module = importlib.import_module(kind.module)
     module.build(job, kind.variant)
     frame = SceneVideo((60, 80), 1).frame(0).image

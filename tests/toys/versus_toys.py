@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from gradseg.benchmarks.side_by_side.jobs import Job, Nanoseconds
+from gradseg.benchmarks.common.job import Job
 
 MS = 1_000_000
 NETWORK_MS = {"fast": 10, "slow": 50, "late": 20}
@@ -22,7 +22,7 @@ class Toy:
         self._variant, self._left = variant, 9
         self._labels: Optional[np.ndarray[Any, Any]] = None
 
-    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Nanoseconds]:
+    def run(self, frame: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[int, int, int]]:
         if self._variant == "late":
             self._left -= 1
             if self._left < 0:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import write_text
-from gradseg.benchmarks.side_by_side.process import Worker, WorkerError
+from gradseg.benchmarks.common.process import Worker, WorkerError
 
 TURN, SETTLE = 5, 2  # timed frames of a turn, untimed ones before them
-TURN_S = 300
-Samples = dict[str, list[list[int]]]  # row → nanoseconds of (preprocess, network, postprocess) per frame
+TURN_S = 600
+Samples = Dict[str, List[List[int]]]  # row → nanoseconds of (preprocess, network, postprocess) per frame
 Say = Callable[[str], None]
 
 
@@ -30,14 +29,15 @@ class Rounds:
     def __init__(self, path: Path, of: Mapping[str, Any], keep: bool) -> None:
         self._path = path
         head = json.dumps(of, sort_keys=True)
-        self.done: list[dict[str, list[list[int]]]] = []
-        with contextlib.suppress(OSError, ValueError):
+        self.done: List[Samples] = []
+        with contextlib.suppress(OSError, ValueError):  # ends before the first line that was cut short
             lines = path.read_text("utf-8").splitlines() if keep else []
             if lines and json.dumps(json.loads(lines[0]), sort_keys=True) == head:
-                self.done = _whole(lines[1:])
+                for line in lines[1:]:
+                    self.done.append(json.loads(line))
         write_text(path, "\n".join([head, *map(json.dumps, self.done)]) + "\n")
 
-    def add(self, found: dict[str, list[list[int]]]) -> None:
+    def add(self, found: Samples) -> None:
         self.done.append(found)
         try:
             with open(self._path, "a", encoding="utf-8") as stream:
@@ -46,49 +46,37 @@ class Rounds:
             raise GradsegError(f"cannot write {self._path}: {error.strerror or error}") from error
 
 
-def _whole(lines: Sequence[str]) -> list[dict[str, list[list[int]]]]:
-    """The rounds before the first line that was cut short."""
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
-def take_turns(workers: Mapping[str, Worker], frames: int, rounds: Rounds, say: Say) -> tuple[Samples, dict[str, str]]:
+def take_turns(
+    workers: Mapping[str, Worker], frames: int, rounds: Rounds, say: Say, turn: int = TURN, settle: int = SETTLE
+) -> Tuple[Samples, Dict[str, str]]:
     """At least `frames` timed frames of each worker, and why those that failed did; these give no samples.
 
     Every second round goes backwards, so that a steady drift over a round cancels too. Only the worker whose turn it is
-    runs.
+    runs: `turn` timed frames, `settle` untimed ones before them.
     """
-    failed: dict[str, str] = {}
-    needed = -(-frames // TURN)
+    failed: Dict[str, str] = {}
+    needed = -(-frames // turn)
     for number in range(len(rounds.done), needed):
         names = [name for name in workers if name not in failed]
-        found: dict[str, list[list[int]]] = {}
+        found: Samples = {}
         for name in names if number % 2 == 0 else names[::-1]:
             try:
-                found[name] = one_turn(workers[name], number * TURN)
+                with awake(workers[name]) as worker:
+                    found[name] = worker.ask("turn", TURN_S, start=number * turn, count=turn, settle=settle)["ns"]
             except WorkerError as error:
                 failed[name] = f"in round {number + 1} of {needed}: {error}"
                 say(f"{name}: {failed[name]}")
         rounds.add(found)
         say(f"round {number + 1} of {needed}")
-    samples = {
-        name: [times for found in rounds.done[:needed] for times in found.get(name, [])]
-        for name in workers
-        if name not in failed
-    }
-    return {name: times for name, times in samples.items() if times}, failed
+    samples = {name: [times for found in rounds.done[:needed] for times in found.get(name, [])] for name in workers}
+    return {name: times for name, times in samples.items() if times and name not in failed}, failed
 
 
-def one_turn(worker: Worker, start: int) -> list[list[int]]:
-    """A worker's turn, from frame number `start`; it is stopped before and after."""
+@contextlib.contextmanager
+def awake(worker: Worker) -> Iterator[Worker]:
+    """Outside it is stopped."""
     worker.resume()
     try:
-        times: list[list[int]] = worker.ask("turn", TURN_S, start=start, count=TURN, settle=SETTLE)["ns"]
+        yield worker
     finally:
         worker.pause()
-    return times
