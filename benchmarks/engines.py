@@ -36,6 +36,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
 REFERENCE = ("onnxruntime", "fp32")
 CONVERT_S, OPEN_S, HELLO_S = 1800, 300, 120
+BASE = "gradseg.benchmarks.survey.base"
 Row = Dict[str, Any]
 
 
@@ -92,7 +93,7 @@ def opened(
 ) -> Tuple[Worker, np.ndarray[Any, Any]]:
     """The row's engine in a process, asleep, and its logits of the first frame. Raises WorkerError."""
     module, logs, logits = engine(row["engine"]), job.folder / "logs", job.folder / f"{name}.npy"
-    asked = {"module": module.__name__, "job": job.to_dict(), "variant": row["precision"]}
+    asked = {"module": BASE, "job": job.to_dict(), "variant": f"{row['engine']} {row['precision']}"}
     with Worker(logs / f"build-{name}.txt", python=python) as builder:
         row["convert_s"] = round(builder.ask("build", CONVERT_S, **asked)["seconds"], 1)
     row["file_bytes"] = (job.folder / module.FILES[row["precision"]]).stat().st_size

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -131,8 +130,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         plan.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GradsegError(f"--work {plan.work}: cannot be written ({error.strerror})") from error
-    with Run(plan, lambda line: print(line, file=sys.stderr, flush=True)) as run:
-        found = run.measure()
+    found = Run(plan).measure()
     known = conditions(
         threads=plan.jobs[0].threads,
         input_hw=list(INPUT_HW),

@@ -45,91 +45,71 @@ def ratios(
 ) -> dict[str, Any]:
     """Everything that is claimed of a run. gmac: of each model. ceilings: GMAC/s by precision ("fp32", "int8")."""
     found: dict[str, Any] = {}
-    models = list(dict.fromkeys(row.model for row in rows))
-    floor, saved = Floors(gmac, ceilings or {}), follows(rows, gmac)
-    for model in models:
-        ours = chosen(rows, model)
+    saved = follows(rows, gmac)
+    for model in dict.fromkeys(row.model for row in rows):
+        ours, base = chosen(rows, model), fastest(rows, model=model, name=EAGER)
         if ours is None:
             continue
-        found.update(_against_peers(rows, model, ours, floor))
-        found[f"{model}: best float / chosen"] = _float_or_int8(rows, model, ours)
+        ceiling = (ceilings or {}).get(ours.precision)
+        # milliseconds that its multiply-accumulates take at this machine's measured ceiling
+        least = 1000 * gmac[model] / ceiling if ceiling and model in gmac else None
+        found.update(_against_peers(rows, ours, least))
+        found[f"{model}: best float / chosen"] = _float_or_int8(rows, ours)
         if model != REFERENCE:
             nothing = {**figure(None, NEEDED_OPERATIONS), "of": f"no {ours.kind} of {REFERENCE} was measured"}
             found[f"{model}: speed-up / operations, chosen"] = saved.get(ours.kind, {}).get(model, nothing)
-        drop = _drop(rows, model, ours)
-        if drop is not None:
+        if base and base.miou is not None and ours.miou is not None:
+            mine, theirs = 100 * ours.miou, 100 * base.miou
+            drop = {**figure(mine - theirs, -MAX_DROP), "of": f"{mine:.2f} - {theirs:.2f}"}
             found[f"{model}: mIoU of chosen, points above pytorch eager"] = drop
     return {**found, FOLLOWS: saved}
 
 
-class Floors:
-    """Milliseconds that a model's multiply-accumulates take at this machine's measured ceiling."""
-
-    def __init__(self, gmac: Mapping[str, float], ceilings: Mapping[str, float]) -> None:
-        self._gmac, self._ceilings = gmac, ceilings
-
-    def of(self, model: str, precision: str) -> Optional[float]:
-        ceiling = self._ceilings.get(precision)
-        return None if not ceiling or model not in self._gmac else 1000 * self._gmac[model] / ceiling
+def fastest(rows: Iterable[Row], **wanted: Any) -> Optional[Row]:
+    """Of those that have these values."""
+    fitting = (row for row in rows if all(getattr(row, name) == value for name, value in wanted.items()))
+    return min(fitting, key=lambda row: row.p50_ms, default=None)
 
 
 def chosen(rows: Sequence[Row], model: str) -> Optional[Row]:
     """GradSeg's pipeline of a model: tune.py's engine if it was measured, else the fastest that keeps the accuracy."""
-    ours = [row for row in rows if row.ours and row.model == model]
-    tuned = [row for row in ours if row.name == TUNED]
-    base = _reference_miou(rows, model)
-    kept = [row for row in ours if base is None or row.miou is None or 100 * (base - row.miou) <= MAX_DROP]
-    return min(tuned or kept, key=lambda row: row.p50_ms, default=None)
+    base = fastest(rows, model=model, name=EAGER)
+    least = -math.inf if base is None or base.miou is None else 100 * base.miou - MAX_DROP
+    kept = [row for row in rows if row.miou is None or 100 * row.miou >= least]
+    return fastest(rows, model=model, ours=True, name=TUNED) or fastest(kept, model=model, ours=True)
 
 
-def _reference_miou(rows: Iterable[Row], model: str) -> Optional[float]:
-    return next((row.miou for row in rows if row.model == model and row.name == EAGER), None)
-
-
-def _against_peers(rows: Sequence[Row], model: str, ours: Row, floor: Floors) -> dict[str, Any]:
+def _against_peers(rows: Sequence[Row], ours: Row, least: Optional[float]) -> dict[str, Any]:
     """The tutorial on the same network, the best of all peers on it, and the reference network's tutorial."""
-    peers = [row for row in rows if row.model == model and not row.ours]
-    decides = model == SUBJECT
-    named: list[tuple[str, Optional[Row], float]] = [
-        (TUTORIAL, next((row for row in peers if row.name == TUTORIAL), None), NEEDED_TUTORIAL),
-        ("best peer", min(peers, key=lambda row: row.p50_ms, default=None), NEEDED_BEST),
+    peers = [
+        (TUTORIAL, fastest(rows, model=ours.model, name=TUTORIAL), NEEDED_TUTORIAL),
+        ("best peer", fastest(rows, model=ours.model, ours=False), NEEDED_BEST),
+        (f"{REFERENCE} {TUTORIAL}", fastest(rows, model=REFERENCE, name=TUTORIAL), NEEDED_REFERENCE),
     ]
-    if model != REFERENCE:
-        tutorial = next((row for row in rows if row.model == REFERENCE and row.name == TUTORIAL), None)
-        named.append((f"{REFERENCE} {TUTORIAL}", tutorial, NEEDED_REFERENCE))
-    least = floor.of(model, ours.precision)
     return {
-        f"{model}: {name} / gradseg": {
-            **figure(other.p50_ms / ours.p50_ms, needed if decides else None),
+        f"{ours.model}: {name} / gradseg": {
+            **figure(other.p50_ms / ours.p50_ms, needed if ours.model == SUBJECT else None),
             "of": f"{other.text} / {ours.text} ({ours.engine} {ours.precision})",
             "gradseg_floor_ms": least,
             "at_floor": None if least is None else other.p50_ms / least,
         }
-        for name, other, needed in named
+        for name, other, needed in (peers[:2] if ours.model == REFERENCE else peers)
         if other is not None
     }
 
 
-def _float_or_int8(rows: Sequence[Row], model: str, ours: Row) -> dict[str, Any]:
+def _float_or_int8(rows: Sequence[Row], ours: Row) -> dict[str, Any]:
     """INT8, if it was chosen, is not slower than the best float engine of GradSeg's; nothing is asked of float."""
-    mine = [row for row in rows if row.ours and row.model == model]
-    best_float = min((row for row in mine if row.precision != "int8"), key=lambda row: row.p50_ms, default=None)
-    best_int8 = min((row for row in mine if row.precision == "int8"), key=lambda row: row.p50_ms, default=None)
+    best_float = fastest((row for row in rows if row.precision != "int8"), ours=True, model=ours.model)
+    best_int8 = fastest(rows, ours=True, model=ours.model, precision="int8")
     needed = 1.0 if ours.precision == "int8" else None
     if best_float is None:
         return {**figure(None, needed), "of": f"no float engine was measured / {ours.text}", "best_int8": None}
     return {
         **figure(best_float.p50_ms / ours.p50_ms, needed),
         "of": f"{best_float.text} ({best_float.kind}) / {ours.text} ({ours.kind})",
-        "best_int8": None if best_int8 is None else best_int8.text,
+        "best_int8": best_int8 and best_int8.text,
     }
-
-
-def _drop(rows: Sequence[Row], model: str, ours: Row) -> Optional[dict[str, Any]]:
-    base = _reference_miou(rows, model)
-    if base is None or ours.miou is None:
-        return None
-    return {**figure(100 * (ours.miou - base), -MAX_DROP), "of": f"{100 * ours.miou:.2f} - {100 * base:.2f}"}
 
 
 def follows(rows: Sequence[Row], gmac: Mapping[str, float]) -> dict[str, dict[str, Any]]:
@@ -138,35 +118,25 @@ def follows(rows: Sequence[Row], gmac: Mapping[str, float]) -> dict[str, dict[st
     1 means that the milliseconds fell as the multiply-accumulates did. The fastest pipeline of a class stands for it.
     """
     found: dict[str, dict[str, Any]] = {}
-    for kind in dict.fromkeys(row.kind for row in rows):
-        best = {
-            model: min((row for row in rows if row.kind == kind and row.model == model), key=lambda row: row.p50_ms)
-            for model in dict.fromkeys(row.model for row in rows if row.kind == kind)
-        }
-        base = best.pop(REFERENCE, None)
-        if base is None or not best:
+    for kind, model in dict.fromkeys((row.kind, row.model) for row in rows):
+        base, row = fastest(rows, kind=kind, model=REFERENCE), fastest(rows, kind=kind, model=model)
+        if base is None or row is None or model == REFERENCE:
             continue
-        found[kind] = {}
-        for model, row in best.items():
-            operations = gmac[REFERENCE] / gmac[model]
-            found[kind][model] = {
-                **figure(base.p50_ms / row.p50_ms / operations, NEEDED_OPERATIONS if row.ours else None),
-                "network_only": base.network_ms / row.network_ms / operations,
-                "speed_up": base.p50_ms / row.p50_ms,
-                "operations": operations,
-                "of": f"({base.text} / {row.text}) / ({gmac[REFERENCE]:.2f} GMAC / {gmac[model]:.2f} GMAC)",
-            }
+        operations = gmac[REFERENCE] / gmac[model]
+        found.setdefault(kind, {})[model] = {
+            **figure(base.p50_ms / row.p50_ms / operations, NEEDED_OPERATIONS if row.ours else None),
+            "network_only": base.network_ms / row.network_ms / operations,
+            "speed_up": base.p50_ms / row.p50_ms,
+            "operations": operations,
+            "of": f"({base.text} / {row.text}) / ({gmac[REFERENCE]:.2f} GMAC / {gmac[model]:.2f} GMAC)",
+        }
     return found
 
 
 def figure(value: Optional[float], needed: Optional[float]) -> dict[str, Any]:
     """A ratio, what it must at least be (None: nothing is asked of it), and whether it is."""
-    known = value is not None and math.isfinite(value)
-    return {
-        "value": value if known else None,
-        "needed": needed,
-        "met": None if needed is None else bool(known and value is not None and value >= needed),
-    }
+    known = value if value is not None and math.isfinite(value) else None
+    return {"value": known, "needed": needed, "met": None if needed is None else known is not None and known >= needed}
 
 
 def read_ceilings(path: Path, threads: int) -> dict[str, float]:

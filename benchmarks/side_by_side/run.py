@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from gradseg.base.conditions import proc_bytes
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks.common.job import Job
 from gradseg.benchmarks.common.process import Worker, WorkerError
-from gradseg.benchmarks.common.turns import Rounds, Samples, awake, take_turns
+from gradseg.benchmarks.common.turns import Rounds, awake, take_turns
 from gradseg.benchmarks.side_by_side.jobs import EAGER, FRAME_HW, Kind, built, keep, kept, lacking, slug, stamp
 from gradseg.benchmarks.side_by_side.ratios import Row, ratios
 from gradseg.graphs.frames import open_frames
@@ -24,7 +25,6 @@ DISTINCT = 8  # different frames in turn: a constant input would flatter caches
 PREPARE_S, BUILD_S, OPEN_S, MIOU_S = 300, 1800, 900, 1800
 NETWORKS = "gradseg.benchmarks.side_by_side.networks"
 SPARE_MIB = 1024  # memory that must stay free when a pipeline is opened
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass
 class Entry:
-    """A pipeline that is open. facts: what its worker said of it."""
+    """A pipeline that is open. facts: what its worker said of it. times: nanoseconds of STAGES per frame."""
 
     job: Job
     kind: Kind
@@ -54,68 +54,65 @@ class Entry:
     facts: Mapping[str, Any]
     labels: Path
     miou: Optional[float] = None
+    times: Sequence[Sequence[int]] = ()
 
     @property
     def name(self) -> str:
         return row_name(self.job, self.kind)
+
+    def row(self) -> Row:
+        """What the ratios are made of."""
+        total, network = (float(np.median(each)) / 1e6 for each in (np.sum(self.times, 1), np.array(self.times)[:, 1]))
+        engine, precision = str(self.facts["engine"]), str(self.facts["precision"])
+        return Row(self.kind.name, self.job.model, total, network, self.miou, engine, precision, self.kind.ours)
 
 
 def row_name(job: Job, kind: Kind) -> str:
     return f"{kind.name} | {job.model}"
 
 
-class Run:
-    """See `measure`. Nothing is left running when its context ends."""
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    def __init__(self, plan: Plan, say: Say) -> None:
-        self._plan, self._say = plan, say
+
+class Run:
+    """See `measure`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._stack = ExitStack()
         self.unavailable: list[dict[str, str]] = []
         self.models: dict[str, dict[str, Any]] = {}
         self.entries: dict[str, Entry] = {}
 
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
     def measure(self) -> dict[str, Any]:
-        """{"pipelines", "ratios", "facts"}; facts belong under the conditions. GradsegError if nothing could run."""
-        frames = self._write_frames()
-        for job in self._plan.jobs:
-            if self._prepare(job):
-                for kind in self._plan.kinds:
-                    self._open(job, kind, frames)
-        if not self.entries:
-            raise GradsegError(f"no pipeline could run; the first reason: {self.unavailable[0]['reason']}")
-        self._accuracies()
-        samples = self._turns()
-        rows = self.rows(samples)
+        """{"pipelines", "ratios", "facts"}; facts belong under the conditions. GradsegError if nothing could run.
+        Nothing is left running."""
+        with self._stack:
+            frames = self._write_frames()
+            for job in self._plan.jobs:
+                if self._prepare(job):
+                    for kind in self._plan.kinds:
+                        self._open(job, kind, frames)
+            if not self.entries:
+                raise GradsegError(f"no pipeline could run; the first reason: {self.unavailable[0]['reason']}")
+            self._accuracies()
+            self._turns()
+        measured = [entry for entry in self.entries.values() if entry.times]
         gmac = {model: float(known["gmac"]) for model, known in self.models.items()}
-        measured = [row for row in self.entries.values() if row.name in samples]
         return {
-            "pipelines": [self._public(entry, samples[entry.name]) for entry in measured],
-            "ratios": ratios(rows, gmac, self._plan.ceilings),
+            "pipelines": [
+                {"name": each.kind.name, "model": each.job.model, **summary(each.times), "miou": each.miou}
+                for each in measured
+            ],
+            "ratios": ratios([entry.row() for entry in measured], gmac, self._plan.ceilings),
             "facts": {
                 "models": self.models,
                 "pipelines": {entry.name: self._about(entry) for entry in measured},
                 "unavailable": self.unavailable,
-                "samples": {name: len(times) for name, times in samples.items()},
+                "samples": {entry.name: len(entry.times) for entry in measured},
             },
         }
-
-    def rows(self, samples: Samples) -> list[Row]:
-        """What the ratios are made of."""
-        found = []
-        for entry in self.entries.values():
-            if entry.name in samples:
-                times = milliseconds(samples[entry.name])
-                engine, precision = str(entry.facts["engine"]), str(entry.facts["precision"])
-                total, network = (float(np.median(each)) for each in (times.sum(axis=1), times[:, 1]))
-                miou, ours = entry.miou, entry.kind.ours
-                found.append(Row(entry.kind.name, entry.job.model, total, network, miou, engine, precision, ours))
-        return found
 
     def _write_frames(self) -> Path:
         """The frames that all pipelines get, uint8 BGR (N, H, W, 3), in a file."""
@@ -126,39 +123,34 @@ class Run:
             raise GradsegError(f"--source {self._plan.source}: its frames differ in size; give a video")
         height, width = frames[0].shape[:2]
         if (height, width) != FRAME_HW:
-            self._say(f"frames are {height}x{width}, not the usual {FRAME_HW[0]}x{FRAME_HW[1]}")
+            say(f"frames are {height}x{width}, not the usual {FRAME_HW[0]}x{FRAME_HW[1]}")
         path = self._plan.work / "frames.npy"
         np.save(path, np.stack(frames))
         return path
 
     def _prepare(self, job: Job) -> bool:
         try:
-            job.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise GradsegError(f"cannot write {job.folder}: {error.strerror or error}") from error
-        try:
             with self._worker(job, "prepare") as worker:
                 found = worker.ask("prepare", PREPARE_S, module=NETWORKS, job=job.to_dict())
         except WorkerError as error:
-            self._lost(job.model, "all", str(error))
+            self._lost(job, "all", str(error))
             return False
         note = "" if job.trained else "untrained weights (seed 0): latency means something, mIoU would not"
         self.models[job.model] = {**found, "checkpoint": job.checkpoint.name, "trained": job.trained, "note": note}
-        self._say(f"{job.model}: {found['gmac']:.2f} GMAC, {note or job.checkpoint}")
+        say(f"{job.model}: {found['gmac']:.2f} GMAC, {note or job.checkpoint}")
         return True
 
     def _open(self, job: Job, kind: Kind, frames: Path) -> None:
         """Builds a pipeline's files in a process that ends then, and opens it in one that stays, stopped."""
-        reason = lacking(kind) or self._no_memory()
-        name = row_name(job, kind)
+        reason = lacking(kind) or no_memory()
         if reason:
-            self._lost(job.model, kind.name, reason)
+            self._lost(job, kind.name, reason)
             return
         asked = {"job": job.to_dict(), "module": kind.module, "variant": kind.variant}
         labels = job.folder / f"{slug(kind.name)}.labels.npy"
         try:
             if kind.files and not built(job, kind):
-                self._say(f"building {name}")
+                say(f"building {row_name(job, kind)}")
                 with self._worker(job, f"build-{slug(kind.name)}") as builder:
                     builder.ask("build", BUILD_S, **asked)
                 keep(job, kind, "built")
@@ -166,36 +158,35 @@ class Run:
                 worker = guard.enter_context(self._worker(job, slug(kind.name)))
                 facts = worker.ask("open", OPEN_S, frames=str(frames), kept=str(labels), **asked)
                 worker.pause()
-                self.entries[name] = Entry(job, kind, worker, facts, labels)
+                self.entries[row_name(job, kind)] = Entry(job, kind, worker, facts, labels)
                 self._stack.push(guard.pop_all())
         except WorkerError as error:
-            self._lost(job.model, kind.name, str(error))
+            self._lost(job, kind.name, str(error))
 
     def _accuracies(self) -> None:
         """mIoU of every pipeline of a trained network, kept for the next run."""
         plan = self._plan
+        what = f"miou-{plan.val_frames or 'all'}"
         for name, entry in list(self.entries.items()):
             if plan.val is None or not entry.job.trained:
                 continue
-            what = f"miou-{plan.val_frames or 'all'}"
-            known = kept(entry.job, entry.kind, what)
-            if known is None or known["value"].get("data") != plan.val:
-                self._say(f"mIoU of {name}")
+            found = (kept(entry.job, entry.kind, what) or {"value": {}})["value"]
+            if found.get("data") != plan.val:
+                say(f"mIoU of {name}")
                 classes = len(self.models[entry.job.model]["classes"])
                 try:
                     with awake(entry.worker) as worker:
                         found = worker.ask("miou", MIOU_S, data=plan.val, limit=plan.val_frames, classes=classes)
                 except WorkerError as error:
-                    self._say(f"{name}: no mIoU: {error}")
+                    say(f"{name}: no mIoU: {error}")
                     if error.ended:
-                        self._lost(entry.job.model, entry.kind.name, str(error))
+                        self._lost(entry.job, entry.kind.name, str(error))
                         del self.entries[name]
                     continue
-                known = {"value": {"data": plan.val, **found}}
-                keep(entry.job, entry.kind, what, known["value"])
-            entry.miou = float(known["value"]["miou"])
+                keep(entry.job, entry.kind, what, {"data": plan.val, **found})
+            entry.miou = float(found["miou"])
 
-    def _turns(self) -> Samples:
+    def _turns(self) -> None:
         plan = self._plan
         of = {
             "rows": {name: stamp(entry.job, entry.kind) for name, entry in self.entries.items()},
@@ -205,47 +196,37 @@ class Run:
         }
         rounds = Rounds(plan.work / "rounds.jsonl", of, plan.resume)
         workers = {name: entry.worker for name, entry in self.entries.items()}
-        samples, failed = take_turns(workers, plan.frames, rounds, self._say)
+        samples, failed = take_turns(workers, plan.frames, rounds, say)
+        for name, times in samples.items():
+            self.entries[name].times = times
         for name, reason in failed.items():
-            self._lost(self.entries[name].job.model, self.entries[name].kind.name, reason)
-        return samples
-
-    def _public(self, entry: Entry, times: list[list[int]]) -> dict[str, Any]:
-        return {"name": entry.kind.name, "model": entry.job.model, **summary(times), "miou": entry.miou}
+            self._lost(self.entries[name].job, self.entries[name].kind.name, reason)
 
     def _about(self, entry: Entry) -> dict[str, Any]:
         """What a reader must know of a pipeline beside its figures."""
         base = self.entries.get(f"{EAGER} | {entry.job.model}")
-        return {
-            **entry.facts,
-            "ours": entry.kind.ours,
-            "follows": entry.kind.follows,
-            "agreement": None if base is None else agreement(entry.labels, base.labels),
-        }
+        same = None if base is None else agreement(entry.labels, base.labels)
+        return {**entry.facts, "ours": entry.kind.ours, "follows": entry.kind.follows, "agreement": same}
 
     def _worker(self, job: Job, log: str) -> Worker:
         return Worker(job.folder / "logs" / f"{log}.txt", self._plan.memory_gib)
 
-    def _lost(self, model: str, name: str, reason: str) -> None:
-        self.unavailable.append({"name": name, "model": model, "reason": reason})
-        self._say(f"not measured: {name} | {model}: {reason}")
-
-    def _no_memory(self) -> str:
-        free = proc_bytes(Path("/proc/meminfo"), "MemAvailable")
-        if free is None or free >> 20 >= SPARE_MIB:
-            return ""
-        return f"only {free >> 20} MiB of memory are left; measure fewer --models or --pipelines at a time"
+    def _lost(self, job: Job, name: str, reason: str) -> None:
+        self.unavailable.append({"name": name, "model": job.model, "reason": reason})
+        say(f"not measured: {name} | {job.model}: {reason}")
 
 
-def milliseconds(times: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
-    """Nanoseconds per frame and stage → float64 (N, 3)."""
-    found: np.ndarray[Any, Any] = np.asarray(times, np.float64) / 1e6
-    return found
+def no_memory() -> str:
+    """Why no further pipeline can be opened, or an empty string."""
+    free = proc_bytes(Path("/proc/meminfo"), "MemAvailable")
+    if free is None or free >> 20 >= SPARE_MIB:
+        return ""
+    return f"only {free >> 20} MiB of memory are left; measure fewer --models or --pipelines at a time"
 
 
 def summary(times: Sequence[Sequence[int]]) -> dict[str, Any]:
     """p50 and p99 of the whole way in milliseconds, and p50 split in stages as the middle half of the frames were."""
-    stages = milliseconds(times)
+    stages = np.asarray(times, np.float64) / 1e6
     total = stages.sum(axis=1)
     p50, p99 = (float(value) for value in np.percentile(total, (50, 99)))
     cut = len(total) // 4

@@ -8,7 +8,6 @@ FILES            precision → the file in the job's folder that `Network` opens
 build            (job, precision): writes it and what belongs to it
 Network          (path, precision, threads): ready to run. `version`: of the library and of its converter, for the
                  record. `network`: float32 (1, 3, h, w) → logits float32 (1, classes, h, w), valid until the next call
-open_pipeline    (job, precision) → Network
 
 The job's folder, from `common.sources`, holds the network in the logits form: input float32 (1, 3, h, w), normalised as
 it was trained; logits float32 (1, classes, h, w). LOGITS: exported. FRAMES: float32 (frames, 1, 3, h, w), procedural
@@ -51,6 +50,19 @@ class Unsupported(GradsegError):  # noqa: N818  a row of the table says so
 def engine(name: str) -> Any:
     """The module of an engine."""
     return importlib.import_module(f"gradseg.benchmarks.survey.with_{name}")
+
+
+def build(job: Job, variant: str) -> None:
+    """variant: "ENGINE PRECISION"."""
+    name, _, precision = variant.partition(" ")
+    engine(name).build(job, precision)
+
+
+def open_pipeline(job: Job, variant: str) -> Alone:
+    """As `build`."""
+    name, _, precision = variant.partition(" ")
+    network: Alone = engine(name).Network(job.folder / engine(name).FILES[precision], precision, job.threads)
+    return network
 
 
 def frames_of(job: Job) -> np.ndarray[Any, Any]:

@@ -58,7 +58,3 @@ class Network(Alone):
     def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._module.forward([self._torch.from_numpy(frame)])[0].numpy()
         return found
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

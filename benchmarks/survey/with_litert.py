@@ -55,7 +55,3 @@ class Network(Alone):
         self._interpreter.invoke()
         found: np.ndarray[Any, Any] = self._interpreter.get_tensor(self._output)
         return found
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -78,7 +78,3 @@ class Network(Alone):
         self._interpreter.runSession(self._session)
         self._output.copyToHostTensor(self._host)
         return np.asarray(self._host.getNumpyData()).reshape(self._host.getShape())
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

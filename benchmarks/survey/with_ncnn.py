@@ -65,7 +65,3 @@ class Network(Alone):
         if code:
             raise RuntimeError(f"ncnn: extract returned {code}")
         return found
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -46,7 +46,3 @@ class Network(Alone):
     def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._session.run(None, {self._input: frame})[0]
         return found
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -64,7 +64,3 @@ class Network(Alone):
     def network(self, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         logits: np.ndarray[Any, Any] = self._compiled([frame], share_outputs=self._shared)[self._output]
         return logits
-
-
-def open_pipeline(job: Job, precision: str) -> Network:
-    return Network(job.folder / FILES[precision], precision, job.threads)

@@ -73,7 +73,7 @@ def test_every_engine_has_what_the_survey_asks_for() -> None:
     for name in engines_base.ENGINES:
         module = engines_base.engine(name)
         assert module.PIP.startswith("pip install ") and "fp32" in module.FILES and module.NEEDS
-        assert callable(module.build) and callable(module.open_pipeline)
+        assert callable(module.build) and callable(module.Network)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_what_an_engine_refuses_is_a_reason(source: Job, tmp_path: Path) -> None
             "missing": ["no_such_package"]
         }
         files = {"frames": str(source.folder / "frames.npy"), "kept": str(tmp_path / "l.npy")}
-        asked = {"job": replace(source, folder=tmp_path).to_dict(), "variant": "fp32", **files}
+        asked = {"job": replace(source, folder=tmp_path).to_dict(), "variant": "onnxruntime fp32", **files}
         with pytest.raises(WorkerError, match=r"NoSuchFile|logits\.onnx"):
-            process.ask("open", 60, module=engines_base.engine("onnxruntime").__name__, **asked)
+            process.ask("open", 60, module=engines_base.__name__, **asked)
 
 
 logits = arrays(np.float32, (1, 3, 4, 5), elements=st.floats(-9, 9, width=16), unique=True)
