@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, refuse_inputs, write_json, write_text
+from gradseg.base.files import check_output, write_json, write_text
 from gradseg.base.options import add_common, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.benchmarks.common.job import INPUT_HW
@@ -67,29 +68,17 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.frames < 1 or args.val_frames < 0 or args.memory_gib <= 0:
         raise GradsegError("--frames must be at least 1, --val-frames at least 0 and --memory-gib above 0")
     check_threads(args.threads)
-    given = [path for path in (args.json, args.html, args.plot) if path]
-    for path in given:
-        refuse_inputs(path, [text.partition("=")[2] for text in args.checkpoint], "the output")
-        check_writable(path)
+    for name in ("json", "html", "plot"):
+        check_output(f"--{name}", getattr(args, name), [text.partition("=")[2] for text in args.checkpoint])
     if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
         raise GradsegError(f"--plot {args.plot}: the name must end in .png or .svg")
     calib, val = data_of(args.data)
     threads = pinned(args.threads)
     jobs = make_jobs(args.models, args.checkpoint, args.work, threads, calib, val, args.tuned)
     source = args.source or (str(VIDEO) if VIDEO.is_file() else SCENES)
-    limit, ceilings = args.val_frames or None, read_ceilings(args.roofline, threads)
-    return Plan(
-        jobs,
-        kinds_of(args.pipelines),
-        source,
-        args.frames,
-        val,
-        limit,
-        args.work,
-        args.resume,
-        args.memory_gib,
-        ceilings,
-    )
+    plan = Plan(jobs, kinds_of(args.pipelines), source, args.frames, val, args.val_frames or None, args.work)
+    ceilings = read_ceilings(args.roofline, threads)
+    return replace(plan, resume=args.resume, memory_gib=args.memory_gib, ceilings=ceilings)
 
 
 def data_of(text: Optional[str]) -> tuple[str, Optional[str]]:

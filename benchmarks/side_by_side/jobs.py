@@ -10,7 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -61,12 +61,11 @@ def _peer(name: str, module: str, variant: str, follows: str, files: tuple[str, 
     return Kind(name, f"gradseg.benchmarks.side_by_side.{module}", variant, follows, files, packages)
 
 
-def _own(engine: str, precision: str, suffix: str, *packages: str) -> Kind:
-    variant, module = f"{engine}-{precision}", "gradseg.benchmarks.side_by_side.ours"
-    word = {"ort": "onnxruntime"}.get(engine, engine)
-    return Kind(
-        f"gradseg {word} {precision}", module, variant, "", (f"{engine}.{precision}{suffix}",), packages, ours=True
-    )
+def _own(file: str, *packages: str) -> Kind:
+    """file: ENGINE.PRECISION.SUFFIX, which is the variant too."""
+    engine, precision, _ = file.split(".")
+    name = f"gradseg {'onnxruntime' if engine == 'ort' else engine} {precision}"
+    return Kind(name, "gradseg.benchmarks.side_by_side.ours", file, "", (file,), packages, ours=True)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -79,12 +78,12 @@ KINDS: tuple[Kind, ...] = (
     ),
     _peer("openvino tutorial", "peers_openvino", "default", OPENVINO, ("logits.onnx",), "openvino"),
     _peer("openvino nncf", "peers_openvino", "int8", NNCF, ("nncf.xml", "nncf.bin"), "openvino", "nncf"),
-    _own("ort", "fp32", ".onnx", "onnxruntime"),
-    _own("ort", "int8", ".onnx", "onnxruntime"),
-    _own("openvino", "fp32", ".xml", "openvino"),
-    _own("openvino", "bf16", ".xml", "openvino"),
-    _own("openvino", "int8", ".xml", "openvino"),
-    _own("native", "int8", ".gsn"),
+    _own("ort.fp32.onnx", "onnxruntime"),
+    _own("ort.int8.onnx", "onnxruntime"),
+    _own("openvino.fp32.xml", "openvino"),
+    _own("openvino.bf16.xml", "openvino"),
+    _own("openvino.int8.xml", "openvino"),
+    _own("native.int8.gsn"),
     Kind(TUNED, "gradseg.benchmarks.side_by_side.ours", "tuned", "", ("tuned/engine.*",), (), ours=True),
 )
 
@@ -99,38 +98,26 @@ def make_jobs(
     tuned: Optional[Path],
 ) -> list[Job]:
     """A job per model. `checkpoints`: NAME=PATH texts. GradsegError for what does not exist or fit."""
-    given = _named(checkpoints, models)
+    given = {}
+    for text in checkpoints:
+        name, equals, path = text.partition("=")
+        if not equals or name not in models:
+            raise GradsegError(f"--checkpoint {text}: write NAME=PATH, NAME one of {', '.join(models)}")
+        given[name] = require_file(path, "a checkpoint (.pth)")
     if tuned is not None and not tuned.is_dir():
         raise GradsegError(f"--tuned {tuned}: no such folder; give one that holds MODEL/engine.*")
     jobs = []
     for model in models:
         if model not in ARCHS:
             raise GradsegError(f"--models {model}: unknown architecture; known: {', '.join(ARCHS)}")
-        path = _checkpoint(model, given)
-        key = "untrained" if path is None else sha256_of(path)[:8]
-        folder = work / f"{model}-{key}"
+        # the one given, else the shipped one, else the one of a training run here, else none
+        places = (ROOT / "assets" / f"{model}.pth", ROOT / "runs" / f"{model}.pth")
+        found = given.get(model) or next((place for place in places if place.is_file()), None)
+        folder = work / f"{model}-{sha256_of(found)[:8] if found else 'untrained'}"
         engine = None if tuned is None else tuned_engine(tuned, model)
-        found = path or folder / "untrained.pth"
-        jobs.append(Job(model, found, path is not None, folder, threads, calib, val, engine))
+        checkpoint = found or folder / "untrained.pth"
+        jobs.append(Job(model, checkpoint, found is not None, folder, threads, calib, val, engine))
     return jobs
-
-
-def _named(texts: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
-    given = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or name not in models:
-            raise GradsegError(f"--checkpoint {text}: write NAME=PATH, NAME one of {', '.join(models)}")
-        given[name] = require_file(path, "a checkpoint (.pth)")
-    return given
-
-
-def _checkpoint(model: str, given: Mapping[str, Path]) -> Optional[Path]:
-    """The one given, else the shipped one, else the one of a training run here, else None."""
-    if model in given:
-        return given[model]
-    places = (ROOT / "assets" / f"{model}.pth", ROOT / "runs" / f"{model}.pth")
-    return next((path for path in places if path.is_file()), None)
 
 
 def tuned_engine(folder: Path, model: str) -> Path:
@@ -165,14 +152,10 @@ def lacking(kind: Kind) -> str:
 
 def stamp(job: Job, kind: Kind) -> dict[str, Any]:
     """What a pipeline's files and its mIoU depend on beside the checkpoint: they are made again if it changes."""
-    found: dict[str, Any] = {"input_hw": list(job.input_hw), "calib": job.calib, "calib_frames": job.calib_frames}
-    found["versions"] = versions_of([kind])
-    if kind.ours:
-        found["code"] = code_hash()[:12]
-    if kind.name == TUNED:
-        found["tuned"] = str(job.tuned and sha256_of(job.tuned))
-        found["val"], found["threads"] = job.val, job.threads
-    return found
+    given = {"input_hw": list(job.input_hw), "calib": job.calib, "calib_frames": job.calib_frames}
+    code = {"code": code_hash()[:12]} if kind.ours else {}
+    tuned = {"tuned": str(job.tuned and sha256_of(job.tuned)), "val": job.val, "threads": job.threads}
+    return {**given, "versions": versions_of([kind]), **code, **(tuned if kind.name == TUNED else {})}
 
 
 def versions_of(kinds: Sequence[Kind]) -> dict[str, str]:
@@ -186,10 +169,8 @@ def versions_of(kinds: Sequence[Kind]) -> dict[str, str]:
 
 def built(job: Job, kind: Kind) -> bool:
     """Whether `build` has nothing left to do."""
-    made = [next(job.folder.glob(name), None) for name in kind.files]
-    return (kind.name == TUNED and job.tuned is not None) or (
-        all(path is not None for path in made) and kept(job, kind, "built") is not None
-    )
+    made = all(any(job.folder.glob(name)) for name in kind.files) and kept(job, kind, "built") is not None
+    return made or (kind.name == TUNED and job.tuned is not None)
 
 
 def keep(job: Job, kind: Kind, what: str, value: Any = None) -> None:

@@ -6,7 +6,6 @@ What is timed is the video loop's own step, `gradseg.runtime.inference.Inference
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine
 from gradseg.runtime.loop.inference import Inference, Slot
 
-SUFFIXES = {"ort": ".onnx", "openvino": ".xml", "native": ".gsn"}
 TUNE_SECONDS, TUNE_FRAMES = 180, 32
 
 
@@ -43,8 +41,10 @@ class OwnPipeline:
 
 
 def open_pipeline(job: Job, variant: str) -> OwnPipeline:
-    """variant: "tuned", or one that `build` knows."""
-    return OwnPipeline(open_engine(_engine_file(job, variant), job.threads))
+    """variant: "tuned", or a file's name, ENGINE.PRECISION.SUFFIX."""
+    tuned = variant == "tuned"
+    path = (job.tuned or engine_in(job.folder / "tuned", "engine")) if tuned else job.folder / variant
+    return OwnPipeline(open_engine(path, job.threads))
 
 
 def build(job: Job, variant: str) -> None:
@@ -54,24 +54,16 @@ def build(job: Job, variant: str) -> None:
         return
     from gradseg.export import to_native, to_openvino, to_ort
 
-    engine, _, precision = variant.partition("-")
-    words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}"]
+    words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}", "-o", str(job.folder / variant)]
+    engine, precision, _ = variant.split(".")
     if precision == "int8":
         words += ["--calib", job.calib, "--calib-frames", str(job.calib_frames)]
-    words += ["-o", str(_engine_file(job, variant))]
     if engine == "native":
         to_native.main(words)
     elif engine == "openvino":
         to_openvino.main([*words, "--precision", precision])
     else:
         to_ort.main([*words, "--precision", precision, "--no-timing"])
-
-
-def _engine_file(job: Job, variant: str) -> Path:
-    if variant == "tuned":
-        return job.tuned or engine_in(job.folder / "tuned", "engine")
-    engine, _, precision = variant.partition("-")
-    return job.folder / f"{engine}.{precision}{SUFFIXES[engine]}"
 
 
 def _tune(job: Job) -> None:

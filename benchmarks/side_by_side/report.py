@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradseg.base.files import atomic_path
+from gradseg.base.markup import ABSENT, bullets, document, percent, tag
+from gradseg.base.markup import table as html_table
 from gradseg.benchmarks.common.job import INPUT_HW
+from gradseg.benchmarks.common.tables import aligned
 from gradseg.benchmarks.side_by_side.jobs import TUNED
 from gradseg.benchmarks.side_by_side.ratios import FOLLOWS
 from gradseg.calibration.cost.plots import new_figure
@@ -18,54 +22,53 @@ PEERS = ("#2f5d9b", "#b5492f", "#8a6d1d", "#6b4c9a", "#4a5361", "#9db8dc", "#c98
 MARKS = "osv^D<>"
 
 
+HEAD = ("p50 ms", "p99 ms", "preprocess", "network", "postprocess", "mIoU %")
+
+
 def table(result: Mapping[str, Any]) -> str:
     """Every pipeline, then every ratio that something is asked of, then what was not measured."""
-    width = max((len(row["name"]) for row in result["pipelines"]), default=8) + 2
     lines = []
     for model in dict.fromkeys(row["model"] for row in result["pipelines"]):
         known = result["conditions"]["models"][model]
-        trained = "" if known["trained"] else ", untrained"
-        lines.append(f"\n{model}, {known['gmac']:.2f} GMAC{trained}")
-        lines.append(f"{'':<{width}}{'p50 ms':>8}{'p99 ms':>8}{'pre':>7}{'network':>9}{'post':>7}{'mIoU %':>8}")
-        rows = [row for row in result["pipelines"] if row["model"] == model]
-        for row in sorted(rows, key=lambda row: float(row["p50_ms"])):
-            stages = row["stages_ms"]
-            miou = "–" if row["miou"] is None else f"{100 * row['miou']:.2f}"
-            lines.append(
-                f"{row['name']:<{width}}{row['p50_ms']:>8.1f}{row['p99_ms']:>8.1f}{stages['preprocess']:>7.1f}"
-                f"{stages['network']:>9.1f}{stages['postprocess']:>7.1f}{miou:>8}"
-            )
-    lines += ["", *(ratio_line(name, value) for name, value in decisive(result["ratios"]))]
-    lines += ["", *classes_lines(result["ratios"]), ""]
+        lines.append(f"\n{model}, {known['gmac']:.2f} GMAC{'' if known['trained'] else ', untrained'}")
+        lines += aligned([["", *HEAD], *rows_of(result, model)])
+    lines += ["", *decisive(result["ratios"]), "", *classes_lines(result["ratios"]), ""]
     lost = result["conditions"]["unavailable"]
     lines += [f"not measured: {each['name']} | {each['model']}: {each['reason']}" for each in lost]
     return "\n".join(lines)
 
 
-def decisive(ratios: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name, figure) of every ratio that something is asked of; the classes that were not chosen are left to
+def rows_of(result: Mapping[str, Any], model: str) -> list[list[str]]:
+    """Name and cells under HEAD of a model's pipelines, the fastest first."""
+    rows = sorted((row for row in result["pipelines"] if row["model"] == model), key=lambda row: float(row["p50_ms"]))
+    times = [(row["p50_ms"], row["p99_ms"], *row["stages_ms"].values()) for row in rows]
+    return [
+        [row["name"], *(f"{ms:.1f}" for ms in taken), percent(row["miou"])]
+        for row, taken in zip(rows, times, strict=True)
+    ]
+
+
+def decisive(ratios: Mapping[str, Any]) -> list[str]:
+    """A line for every ratio that something is asked of; the classes that were not chosen are left to
     `classes_lines`."""
+    lines = []
     for name, value in ratios.items():
         if name != FOLLOWS and value["needed"] is not None:
-            yield name, value
+            known = "unknown" if value["value"] is None else f"{value['value']:.2f}"
+            word = "met   " if value["met"] else "MISSED"
+            lines.append(f"{word} {known:>7} (needed {value['needed']:g})  {name}: {value['of']}")
+    return lines
 
 
 def classes_lines(ratios: Mapping[str, Any]) -> list[str]:
     """Speed-up over operations saved, a line per class of engine and precision, a column per model."""
     classes = ratios[FOLLOWS]
     models = list(dict.fromkeys(model for found in classes.values() for model in found))
-    width = max(map(len, classes), default=0) + 2
-    lines = [f"{FOLLOWS:<{width}}" + "".join(f"{model:>18}" for model in models)] if classes else []
-    for kind, found in classes.items():
-        cells = (f"{found[model]['value']:>18.2f}" if model in found else f"{'–':>18}" for model in models)
-        lines.append(f"{kind:<{width}}{''.join(cells)}")
-    return lines
-
-
-def ratio_line(name: str, value: Mapping[str, Any]) -> str:
-    known = "unknown" if value["value"] is None else f"{value['value']:.2f}"
-    word = "met   " if value["met"] else "MISSED"
-    return f"{word} {known:>7} (needed {value['needed']:g})  {name}: {value['of']}"
+    rows = [
+        [kind, *(f"{found[model]['value']:.2f}" if model in found else ABSENT for model in models)]
+        for kind, found in classes.items()
+    ]
+    return aligned([[FOLLOWS, *models], *rows]) if rows else []
 
 
 def write_plot(result: Mapping[str, Any], ceilings: Mapping[str, float], path: Path) -> None:
@@ -81,13 +84,12 @@ def draw(axis: Any, result: Mapping[str, Any], ceilings: Mapping[str, float]) ->
 
     models = result["conditions"]["models"]
     about = result["conditions"]["pipelines"]
-    counts = {True: 0, False: 0}
+    counts = {True: itertools.count(), False: itertools.count()}
     for name in dict.fromkeys(row["name"] for row in result["pipelines"]):
         rows = [row for row in result["pipelines"] if row["name"] == name]
         points = sorted((float(models[row["model"]]["gmac"]), float(row["p50_ms"])) for row in rows)
         ours = bool(about[f"{name} | {rows[0]['model']}"]["ours"])
-        place, colours = counts[ours], OURS if ours else PEERS
-        counts[ours] += 1
+        place, colours = next(counts[ours]), OURS if ours else PEERS
         axis.plot(
             *zip(*points, strict=True),
             label=name,
@@ -97,14 +99,15 @@ def draw(axis: Any, result: Mapping[str, Any], ceilings: Mapping[str, float]) ->
             linestyle=":" if ours and name != TUNED else "-",
             linewidth=2.2 if name == TUNED else 1.2,
         )
-    reach = [min(float(known["gmac"]) for known in models.values()), max(float(k["gmac"]) for k in models.values())]
+    costs = {name: float(known["gmac"]) for name, known in models.items()}
+    reach = [min(costs.values()), max(costs.values())]
     for (precision, ceiling), dashes in zip(sorted(ceilings.items()), ("--", "-.", (0, (1, 1))), strict=False):
         least = [1000 * value / ceiling for value in reach]
         axis.plot(reach, least, color="#1b1f24", linestyle=dashes, label=f"floor {precision}, {ceiling:.0f} GMAC/s")
     axis.set(xscale="log", yscale="log", xlabel="GMAC", ylabel="p50, frame to labels, ms")
     axis.grid(True, which="both", alpha=0.25)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    ticks = sorted({round(float(known["gmac"]), 2): name for name, known in models.items()}.items())
+    ticks = sorted({round(gmac, 2): name for name, gmac in costs.items()}.items())
     axis.set_xticks([value for value, _ in ticks], [f"{name}\n{value:g}" for value, name in ticks], fontsize=8)
     axis.xaxis.minorticks_off()
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -114,22 +117,18 @@ def draw(axis: Any, result: Mapping[str, Any], ceilings: Mapping[str, float]) ->
 
 def page(result: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
     """One HTML page that needs nothing but itself."""
-    from gradseg.base.markup import bullets, document, tag
     from gradseg.calibration.comparison.figures import uri_of_figure
 
     figure = new_figure(9.5, 6, "--html")
     draw(figure.add_subplot(), result, ceilings)
-    image = f'<figure><img src="{uri_of_figure(figure)}" alt="Latency of every pipeline over GMAC"></figure>'
-    met = bullets(ratio_line(name, value) for name, value in decisive(result["ratios"]))
     lost = [f"{e['name']}, {e['model']}: {e['reason']}" for e in result["conditions"]["unavailable"]]
+    about = f"From a decoded frame to labels at its size, input {INPUT_HW[0]}x{INPUT_HW[1]}; pipelines took turns."
     parts = [
         tag("h1", "Side by side"),
-        tag(
-            "p", f"From a decoded frame to labels at its size, input {INPUT_HW[0]}x{INPUT_HW[1]}; pipelines took turns."
-        ),
-        image,
+        tag("p", about),
+        f'<figure><img src="{uri_of_figure(figure)}" alt="Latency of every pipeline over GMAC"></figure>',
         tag("h2", "What is asked"),
-        met,
+        bullets(decisive(result["ratios"])),
         tag("pre", "\n".join(classes_lines(result["ratios"]))),
         *(model_table(result, model) for model in result["conditions"]["models"]),
         tag("h2", "Not measured") + bullets(lost) if lost else "",
@@ -140,27 +139,10 @@ def page(result: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
 
 
 def model_table(result: Mapping[str, Any], model: str) -> str:
-    from gradseg.base.markup import ABSENT, percent
-    from gradseg.base.markup import table as html_table
-
-    about = result["conditions"]["pipelines"]
-    head = [
-        "Pipeline",
-        "p50 ms",
-        "p99 ms",
-        "preprocess",
-        "network",
-        "postprocess",
-        "mIoU %",
-        "Precision",
-        "Labels as PyTorch's %",
-    ]
     rows: list[tuple[str, Sequence[str]]] = []
-    for row in sorted((r for r in result["pipelines"] if r["model"] == model), key=lambda row: float(row["p50_ms"])):
-        known = about[f"{row['name']} | {model}"]
-        same = ABSENT if known["agreement"] is None else f"{100 * known['agreement']:.4f}"
-        stages = [f"{value:.1f}" for value in row["stages_ms"].values()]
-        miou = percent(row["miou"])
-        cells = [row["name"], f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}", *stages, miou, known["precision"], same]
+    for cells in rows_of(result, model):
+        known = result["conditions"]["pipelines"][f"{cells[0]} | {model}"]
+        cells += [known["precision"], percent(known["agreement"], 4)]
         rows.append(("best" if known["ours"] else "", cells))
+    head = ["Pipeline", *HEAD, "Precision", "Labels as PyTorch's %"]
     return html_table(f"{model}, {result['conditions']['models'][model]['gmac']:.2f} GMAC", head, rows)
