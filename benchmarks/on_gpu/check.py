@@ -31,7 +31,8 @@ def labels_of(pack: Pack, model: str, precision: str, border: str, engine: Any) 
     count, others = pack.references(model, kind), 0
     if count == 0:
         raise GradsegError(f"{pack.folder}: holds no labels of {model} for {border}-size engines")
-    alive = Alive(f"{model} {precision}")
+    firsts: Tuple[np.ndarray[Any, Any], ...] = ()
+    varied, should = False, False  # whether the engine, and ONNX Runtime, tell frames apart
     for index in range(count):
         (image, same), truth = pack.image(index), pack.truth(index)
         others += not same
@@ -47,8 +48,13 @@ def labels_of(pack: Pack, model: str, precision: str, border: str, engine: Any) 
         if scored:
             for confusion, found in zip(confusions, (labels, expected)):
                 confusion.update(resize_labels(found, truth.shape[:2]), truth)
-        alive.look(labels, expected, engine.infer(batch)[0] if index == 0 else None)
-    alive.check()
+        if not firsts and not np.array_equal(labels, engine.infer(batch)[0]):
+            raise GradsegError(f"{model} {precision}: gives two answers for one frame")
+        firsts = firsts or (labels, expected)
+        varied |= not np.array_equal(labels, firsts[0])
+        should |= not np.array_equal(expected, firsts[1])
+    if should and not varied:
+        raise GradsegError(f"{model} {precision}: gives the same answer for all frames; ONNX Runtime tells them apart")
     miou, reference = (confusion.miou() if scored else math.nan for confusion in confusions)
     return {
         "frames": count,
@@ -76,36 +82,6 @@ def _number(value: float) -> Optional[float]:
 
 def _share(found: Agreement) -> Optional[float]:
     return found.fraction if found.pixels else None
-
-
-class Alive:
-    """Whether an engine answers repeatably, and differently for different frames where it should."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._first: Optional[np.ndarray[Any, Any]] = None
-        self._expected: Optional[np.ndarray[Any, Any]] = None
-        self._varied = self._should = False
-
-    def look(
-        self,
-        labels: np.ndarray[Any, Any],
-        expected: np.ndarray[Any, Any],
-        again: Optional[np.ndarray[Any, Any]] = None,
-    ) -> None:
-        """One frame's labels, those expected, and for the first frame a second answer."""
-        if again is not None and not np.array_equal(labels, again):
-            raise GradsegError(f"{self._where}: gives two answers for one frame")
-        if self._first is None or self._expected is None:
-            self._first, self._expected = labels, expected
-        else:
-            self._varied |= not np.array_equal(labels, self._first)
-            self._should |= not np.array_equal(expected, self._expected)
-
-    def check(self) -> None:
-        """GradsegError if all frames got one answer although ONNX Runtime tells them apart."""
-        if self._should and not self._varied:
-            raise GradsegError(f"{self._where}: gives the same answer for all frames; ONNX Runtime tells them apart")
 
 
 def frames_for_timing(pack: Pack, count: int) -> Iterator[np.ndarray[Any, Any]]:

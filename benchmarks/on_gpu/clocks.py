@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from typing import Any, Dict, List, Optional
 
 LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 SM, MEMORY = 1, 2  # nvmlClockType_t
-NAMES = ("sm_mhz", "memory_mhz", "temperature_c", "power_w")
+FIGURES = {  # NVML's function, what it is asked for, and the divisor of its answer
+    "sm_mhz": ("nvmlDeviceGetClockInfo", (SM,), 1),
+    "memory_mhz": ("nvmlDeviceGetClockInfo", (MEMORY,), 1),
+    "temperature_c": ("nvmlDeviceGetTemperature", (0,), 1),
+    "power_w": ("nvmlDeviceGetPowerUsage", (), 1000),
+}
 
 
 class Clocks:
@@ -18,57 +24,33 @@ class Clocks:
 
     def __init__(self, library: Optional[Any] = None) -> None:
         self._nvml, self._device = library if library is not None else _load(), ctypes.c_void_p()
-        self._seen: Dict[str, List[float]] = {name: [] for name in NAMES}
-        if self._nvml is not None and not self._opened():
-            self._nvml = None
+        self._seen: Dict[str, List[float]] = {}
+        self._open = self._did("nvmlInit_v2") and self._did(
+            "nvmlDeviceGetHandleByIndex_v2", 0, ctypes.byref(self._device)
+        )
 
     def look(self) -> None:
         """Takes one sample of each."""
-        if self._nvml is None:
-            return
-        nvml = self._nvml
-        values = (
-            _asked(lambda value: nvml.nvmlDeviceGetClockInfo(self._device, SM, value), 1),
-            _asked(lambda value: nvml.nvmlDeviceGetClockInfo(self._device, MEMORY, value), 1),
-            _asked(lambda value: nvml.nvmlDeviceGetTemperature(self._device, 0, value), 1),
-            _asked(lambda value: nvml.nvmlDeviceGetPowerUsage(self._device, value), 1000),
-        )
-        for name, value in zip(NAMES, values):
-            if value is not None:
-                self._seen[name].append(value)
+        for name, (function, asked, divisor) in FIGURES.items() if self._open else ():
+            value = ctypes.c_uint()
+            if self._did(function, self._device, *asked, ctypes.byref(value)):
+                self._seen.setdefault(name, []).append(value.value / divisor)
 
     def summary(self) -> Optional[Dict[str, Any]]:
         """{"sm_mhz": {"min", "median", "max"}, …, "looks"}; None where NVML says nothing."""
         found: Dict[str, Any] = {}
         for name, values in self._seen.items():
-            if values:
-                ordered = sorted(values)
-                found[name] = {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}
-        return {**found, "looks": max(len(values) for values in self._seen.values())} if found else None
+            found[name] = {"min": min(values), "median": sorted(values)[len(values) // 2], "max": max(values)}
+        return {**found, "looks": max(map(len, self._seen.values()))} if found else None
 
-    def _opened(self) -> bool:
-        assert self._nvml is not None
-        try:
-            return (
-                int(self._nvml.nvmlInit_v2()) == 0
-                and int(self._nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self._device))) == 0
-            )
-        except AttributeError:  # a library of that name without these functions
-            return False
-
-
-def _asked(function: Any, divisor: int) -> Optional[float]:
-    value = ctypes.c_uint()
-    try:
-        return value.value / divisor if int(function(ctypes.byref(value))) == 0 else None
-    except AttributeError:
-        return None
+    def _did(self, name: str, *arguments: Any) -> bool:
+        """Whether NVML has the function and it succeeds."""
+        function = getattr(self._nvml, name, None)
+        return function is not None and int(function(*arguments)) == 0
 
 
 def _load() -> Optional[Any]:
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
     return None

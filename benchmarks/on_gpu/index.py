@@ -1,7 +1,7 @@
 """Reads the folder that `gpu.py --prepare` wrote: networks, frames, ONNX Runtime's labels. NumPy and OpenCV only.
 
 index.json           what there is, with SHA-256 of every file
-networks.bin         the ONNX files in pieces: those with equal weights share them
+networks.xz          the ONNX files one after the other: LZMA keeps equal weights once
 frames/              frames, and their true labels (PNG, 255 is ignored)
 labels/MODEL/KIND/   ONNX Runtime's labels (blue) and how decided they are (green: 0 a near-tie in FP32, 1 one for FP16
                      and INT8, 2 decided); KIND is fp32, int8, or frame (FP32 with the resize inside)
@@ -11,6 +11,7 @@ torch/MODEL.pth      checkpoints, for PyTorch in the same run
 from __future__ import annotations
 
 import hashlib
+import lzma
 import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -25,12 +26,11 @@ from gradseg.data.folders import read_image
 from gradseg.export.trt.options import PRECISIONS as PRECISIONS
 from gradseg.models.spec import ModelSpec
 
-FORMAT = "gradseg.gpu-pack/1"
-INDEX, NETWORKS = "index.json", "networks.bin"
+FORMAT = "gradseg.gpu-pack/2"
+INDEX, NETWORKS = "index.json", "networks.xz"
 BORDERS = ("network", "frame")  # takes frames of the network's size, or any camera frame's with the resize inside
 FP32_TIE, HALF_TIE = 1e-4, 1e-2  # relative distance of the two best scores below which a label is not decided
 UNDECIDED, UNDECIDED_HALF, DECIDED = 0, 1, 2
-PLAIN, HALVED = 0, 1  # a piece as it is, or its float32 values as float16
 
 
 class Pack:
@@ -47,7 +47,7 @@ class Pack:
         self.input_hw: Tuple[int, int] = _size(self.index["input_hw"])
         self.frame_hw: Tuple[int, int] = _size(self.index["frame_hw"])
         self.classes: Tuple[str, ...] = tuple(self.index["data"]["classes"])
-        self._networks = (folder / NETWORKS).read_bytes()
+        self._networks = lzma.decompress((folder / NETWORKS).read_bytes())
         self._decoded: Dict[str, np.ndarray[Any, Any]] = {}  # every engine is compared on the same frames
 
     def __len__(self) -> int:
@@ -65,19 +65,12 @@ class Pack:
             entry = self.index["models"][model]["onnx"][border][precision]["typed" if typed else "weak"]
         except KeyError as error:
             raise GradsegError(f"{self.folder}: holds no {precision} network of {model} ({border} size)") from error
-        try:
-            data = b"".join(self._piece(*piece) for piece in entry["pieces"])
-        except (zlib.error, ValueError) as error:
-            raise GradsegError(f"{self.folder / NETWORKS}: damaged ({error}); copy the whole folder again") from error
+        data = self._networks[entry["start"] : entry["start"] + entry["bytes"]]
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise GradsegError(
                 f"{self.folder}: the {precision} network of {model} is not what {INDEX} says; copy again"
             )
         return data, tuple(entry["keep_fp32"])
-
-    def _piece(self, start: int, size: int, how: int) -> bytes:
-        data = zlib.decompress(self._networks[start : start + size])
-        return np.frombuffer(data, "<f4").astype("<f2").tobytes() if how == HALVED else data
 
     def image(self, index: int) -> Tuple[np.ndarray[Any, Any], bool]:
         """Frame `index`, uint8 BGR (H, W, 3), and whether these are the pixels that ONNX Runtime saw.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import lzma
 import shutil
 import tempfile
 import zlib
@@ -27,7 +29,6 @@ from gradseg.benchmarks.on_gpu.counts import counts_of
 from gradseg.benchmarks.on_gpu.floors import FLOAT_BYTES
 from gradseg.benchmarks.on_gpu.index import BORDERS, DECIDED, FORMAT, INDEX, NETWORKS, PRECISIONS, UNDECIDED
 from gradseg.benchmarks.on_gpu.labels import Labeller
-from gradseg.benchmarks.on_gpu.pieces import Pieces
 from gradseg.data.base import Dataset, spread
 from gradseg.data.specs import open_data
 from gradseg.graphs.frames import frame_name
@@ -37,6 +38,7 @@ from gradseg.runtime.preprocess import Preprocessor
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCENES = "scenes:frames=64,seed=1000,size=360x480"  # other scenes than those of calibration
 MIB = 1 << 20
+REACH = 48 * MIB  # of LZMA: all forms of the largest network
 INT8_FRAMES, BAKED_FRAMES = 16, 8  # with labels of INT8; with the resize inside
 UNTRAINED_FRAMES = 6  # with labels of a network without mIoU, whose noise takes much space
 EXACT_FRAMES = 8  # stored without loss, the others as the camera files they are, if that is smaller
@@ -44,6 +46,7 @@ LEFT, FIRST_FRAMES = 0.97, 24  # of the space, for frames, and what the first on
 LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 Say = Callable[[str], None]
 Forms = Dict[Tuple[str, str], Any]  # (weak or typed, precision) → export.trt_onnx.TrtOnnx
+Networks = Dict[str, Tuple[int, bytes]]  # SHA-256 → (where it begins, ONNX file)
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ def prepare(folder: Path, job: Job, say: Say = print) -> dict[str, Any]:
     if len(data) == 0:
         raise GradsegError(f"{job.data}: no frames inside")
     _empty(folder)
-    writer = Pieces(folder / NETWORKS)
+    networks: Networks = {}
     models: dict[str, Any] = {}
     labellers: dict[str, dict[str, Labeller]] = {}
-    with writer:
-        for name in job.models:
-            models[name], labellers[name] = _pack_model(folder, name, job, writer, say)
+    for name in job.models:
+        models[name], labellers[name] = _pack_model(folder, name, job, networks, say)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": REACH}]
+    (folder / NETWORKS).write_bytes(lzma.compress(b"".join(data for _, data in networks.values()), filters=filters))
     used = _size(folder)
     say(f"networks: {used / MIB:.1f} MiB of {', '.join(job.models)}")
     frames = _pack_frames(folder, data, job, models, labellers, job.max_mib * MIB - used - len(json.dumps(models)), say)
@@ -126,7 +130,7 @@ def _size(folder: Path) -> int:
 
 
 def _pack_model(
-    folder: Path, name: str, job: Job, writer: Pieces, say: Say
+    folder: Path, name: str, job: Job, networks: Networks, say: Say
 ) -> tuple[dict[str, Any], dict[str, Labeller]]:
     """One network's entry in the index, and what labels frames with it."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,7 +151,7 @@ def _pack_model(
     }
     labellers: dict[str, Labeller] = {}
     for border in BORDERS if job.baked else BORDERS[:1]:
-        models = _pack_border(entry, border, spec, forms, job, writer)
+        models = _pack_border(entry, border, spec, forms, job, networks)
         if border == "network":
             labellers = {kind: Labeller(models[kind], f"{name} {kind}") for kind in ("fp32", "int8")}
         else:
@@ -174,7 +178,7 @@ def _converted(path: Path, name: str, job: Job, say: Say) -> tuple[ModelSpec, Fo
 
 
 def _pack_border(
-    entry: dict[str, Any], border: str, spec: ModelSpec, forms: Forms, job: Job, writer: Pieces
+    entry: dict[str, Any], border: str, spec: ModelSpec, forms: Forms, job: Job, networks: Networks
 ) -> dict[str, Any]:
     """Writes a network's forms with one kind of border; returns the weakly typed models by precision."""
     from gradseg.graphs.borders import with_borders
@@ -184,7 +188,11 @@ def _pack_border(
     models = {}
     for (form, precision), made in forms.items():
         model = with_borders(made.model, spec, frame_hw=frame_hw)
-        packed[precision][form] = {**writer.add(model), "keep_fp32": list(made.keep_fp32)}
+        data = model.SerializeToString()
+        digest = hashlib.sha256(data).hexdigest()
+        start, _ = networks.setdefault(digest, (sum(len(each) for _, each in networks.values()), data))
+        facts = {"sha256": digest, "start": start, "bytes": len(data), "keep_fp32": list(made.keep_fp32)}
+        packed[precision][form] = facts
         if form == "weak":
             models[precision] = model
     entry["onnx"][border] = packed

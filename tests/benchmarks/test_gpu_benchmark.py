@@ -106,7 +106,7 @@ def test_a_pack_holds_every_form_and_labels(packed: Path) -> None:
         assert forms[border, "fp32", False] == forms[border, "fp16", False]  # weakly typed: the builder chooses
         assert len({forms[border, precision, True] for precision in ("fp32", "fp16", "int8")}) == 3
     whole = sum(len(data) for data in forms.values())
-    assert (packed / "networks.bin").stat().st_size < 0.3 * whole  # weights in common stand there once
+    assert (packed / "networks.xz").stat().st_size < 0.3 * whole  # weights in common stand there once
     labels, levels = pack.reference(MODEL, "frame", 0)
     assert labels.shape == levels.shape == pack.frame_hw == (60, 100) and set(np.unique(levels)) <= {0, 2}
     assert pack.index["data"]["classes"] and "conditions" in pack.index
@@ -128,10 +128,10 @@ def test_labels_in_the_pack_are_those_of_the_engine(packed: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda folder: (folder / "networks.bin").write_bytes(b"x"), "networks.bin: is damaged; copy the whole folder"),
+        (lambda folder: (folder / "networks.xz").write_bytes(b"x"), "networks.xz: is damaged; copy the whole folder"),
         (lambda folder: (folder / "frames" / "0001.webp").unlink(), "0001.webp: is missing"),
         (lambda folder: (folder / "index.json").unlink(), "no such file; expected the index that gpu.py --prepare"),
-        (lambda folder: (folder / "index.json").write_text("[]"), "format 'list', needed 'gradseg.gpu-pack/1'"),
+        (lambda folder: (folder / "index.json").write_text("[]"), "format 'list', needed 'gradseg.gpu-pack/2'"),
         (lambda folder: (folder / "index.json").write_text("{"), "not JSON"),
         (lambda folder: _edit(folder, lambda index: index.pop("frames")), "lacks frames"),
         (lambda folder: _edit(folder, lambda index: index["files"].update({"../x": ""})), "outside the folder"),
@@ -167,7 +167,7 @@ def test_a_network_or_frame_that_is_not_what_was_packed(packed: Path, tmp_path: 
     shutil.copy(packed / "index.json", folder / "index.json")
     with pytest.raises(GradsegError, match="holds no bf16 network"):
         Pack(folder).onnx(MODEL, "bf16", "network", False)
-    _edit(folder, lambda index: index["models"][MODEL]["onnx"]["network"]["fp32"]["weak"]["pieces"].pop())
+    _edit(folder, lambda index: index["models"][MODEL]["onnx"]["network"]["fp32"]["weak"].update(start=1))
     with pytest.raises(GradsegError, match=r"fp32 network of dg4-star-light is not what index\.json says; copy again"):
         Pack(folder).check_all()
 
