@@ -70,7 +70,7 @@ def parser_of() -> argparse.ArgumentParser:
     add("--torch-python", metavar="PYTHON", help="a Python with PyTorch and CUDA (default: this one, else python3)")
     add("--samples", type=int, default=200, help="timed frames per engine (default 200)")
     add("--warmup", type=int, default=20, help="untimed frames per engine before them (default 20)")
-    add("--json", type=Path, help="result file (default: benchmarks/results/gpu_NAME.json)")
+    add("--json", type=Path, help="JSON file for the result (default: gpu_NAME.json, in a clone in benchmarks/results/)")
     add("--plans", type=Path, metavar="DIR", help="where plans are kept for --resume (default: beside --from)")
     add("--time-budget", type=float, metavar="S", help="start nothing new after S seconds")
     add("--resume", action="store_true", help="go on with the result file")
@@ -187,7 +187,7 @@ def run(folder: Path, args: argparse.Namespace, settings: Settings, launch: Opti
         settings = dataclasses.replace(settings, models=_some_of("--models", args.models, pack.models))
     plans = args.plans or folder.with_name(f"{folder.name}-plans")
     backend = backend_for(args, plans)
-    path = args.json or RESULTS / f"gpu_{slug(backend)}.json"
+    path = args.json or (RESULTS if RESULTS.is_dir() else Path()) / f"gpu_{slug(backend)}.json"
     check_writable(path)
     identity = identity_of(pack, backend, settings)
     if args.resume and path.exists():

@@ -57,7 +57,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--val-frames", type=int, default=32, help="labelled frames for mIoU, evenly spread, 0 for all (default 32)")
     add("--tuned", type=Path, help="folder of tune.py's results, MODEL/engine.* (default: tune.py is called)")
     add("--roofline", type=Path, default=ROOFLINE, help="JSON of roofline.py, for the floors")
-    add("--work", type=Path, default=ROOT / "runs" / "versus", help="folder for what is built (default runs/versus)")
+    add("--work", type=Path, default=Path("runs") / "versus", help="folder for what is built (default runs/versus)")
     add("--resume", action="store_true", help="go on with the turns of a run that was killed")
     add("--memory-gib", type=float, default=6.0, help="memory that one pipeline may hold (default 6)")
     return parser.parse_args(argv)
