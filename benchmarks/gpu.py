@@ -70,7 +70,9 @@ def parser_of() -> argparse.ArgumentParser:
     add("--torch-python", metavar="PYTHON", help="a Python with PyTorch and CUDA (default: this one, else python3)")
     add("--samples", type=int, default=200, help="timed frames per engine (default 200)")
     add("--warmup", type=int, default=20, help="untimed frames per engine before them (default 20)")
-    add("--json", type=Path, help="JSON file for the result (default: gpu_NAME.json, in a clone in benchmarks/results/)")
+    add(
+        "--json", type=Path, help="JSON file for the result (default: gpu_NAME.json, in a clone in benchmarks/results/)"
+    )
     add("--plans", type=Path, metavar="DIR", help="where plans are kept for --resume (default: beside --from)")
     add("--time-budget", type=float, metavar="S", help="start nothing new after S seconds")
     add("--resume", action="store_true", help="go on with the result file")
