@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -22,11 +23,12 @@ import numpy as np
 
 from gradseg.base.conditions import conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
-from gradseg.base.files import check_writable, write_json
+from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.benchmarks.common.job import Job
 from gradseg.benchmarks.common.process import Worker, WorkerError
+from gradseg.benchmarks.common.tables import aligned
 from gradseg.benchmarks.common.turns import Rounds, take_turns
 from gradseg.benchmarks.survey.base import ENGINES, FRAMES, engine
 from gradseg.models.spec import parse_size
@@ -97,11 +99,8 @@ def opened(
     with Worker(logs / f"build-{name}.txt", python=python) as builder:
         row["convert_s"] = round(builder.ask("build", CONVERT_S, **asked)["seconds"], 1)
     row["file_bytes"] = (job.folder / module.FILES[row["precision"]]).stat().st_size
-    with ExitStack() as guard:
-        worker = guard.enter_context(Worker(logs / f"{name}.txt", python=python))
-        known = worker.ask("open", OPEN_S, frames=str(job.folder / FRAMES), kept=str(logits), first=1, **asked)
-        worker.pause()
-        stack.push(guard.pop_all())
+    worker = Worker(logs / f"{name}.txt", python=python)
+    known = worker.open(stack, OPEN_S, frames=str(job.folder / FRAMES), kept=str(logits), first=1, **asked)
     row["version"] = known["version"]
     return worker, np.load(logits, allow_pickle=False)[0]
 
@@ -123,21 +122,19 @@ def compared(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> R
 
 def table(network: Row) -> str:
     """One network's rows as text, the fastest first."""
-    rows = network["rows"]
-    timed = sorted((row for row in rows if "p50_ms" in row), key=lambda row: float(row["p50_ms"]))
+    timed = sorted((row for row in network["rows"] if "p50_ms" in row), key=lambda row: float(row["p50_ms"]))
     base = next((row["p50_ms"] for row in timed if (row["engine"], row["precision"]) == REFERENCE), None)
-    lines = [f"{network['id']}, {network['gmac']} GMAC, {network['weights']}"]
-    lines.append(f"  {'engine':<14}{'precision':>10}{'p50 ms':>9}{'p90 ms':>9}{'speed-up':>10}{'labels equal':>14}")
+    cells = [["  engine", "precision", "p50 ms", "p90 ms", "speed-up", "labels equal"]]
     for row in timed:
         speed = f"{base / row['p50_ms']:.2f}x" if base else "-"
-        lines.append(
-            f"  {row['engine']:<14}{row['precision']:>10}{row['p50_ms']:>9.1f}{row['p90_ms']:>9.1f}{speed:>10}"
-            f"{100 * row['agreement']:>13.3f}%  {row['version']}{'; ' + row['note'] if 'note' in row else ''}"
-        )
-    for row in rows:
+        times = [f"{row[name]:.1f}" for name in ("p50_ms", "p90_ms")]
+        cells.append([f"  {row['engine']}", row["precision"], *times, speed, f"{100 * row['agreement']:.3f}%"])
+    for row in network["rows"]:
         if "p50_ms" not in row:
-            lines.append(f"  {row['engine']:<14}{row['precision']:>10}  not measured: {row['not_measured']}")
-    return "\n".join(lines)
+            cells.append([f"  {row['engine']}", f"{row['precision']:>9}  not measured: {row['not_measured']}"])
+    notes = [f"  {row['version']}{'; ' + row['note'] if 'note' in row else ''}" for row in timed]
+    lines = [line + note for line, note in zip_longest(aligned(cells), ["", *notes], fillvalue="")]
+    return "\n".join([f"{network['id']}, {network['gmac']} GMAC, {network['weights']}", *lines])
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -162,11 +159,9 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         raise GradsegError("--samples must be at least 1")
     if args.work and args.work.exists() and any(args.work.iterdir()):
         raise GradsegError(f"--work {args.work}: is not empty; name a new folder")
-    if args.json:
-        check_writable(args.json)
-    if REFERENCE[0] in args.names:
-        args.names.remove(REFERENCE[0])
-    args.names.insert(0, REFERENCE[0])  # always: the others' labels are compared with it
+    check_output("--json", args.json)
+    # the reference always, and first: the others' labels are compared with it
+    args.names = [REFERENCE[0], *(name for name in args.names if name != REFERENCE[0])]
     return args
 
 

@@ -83,16 +83,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 def data_of(text: Optional[str]) -> tuple[str, Optional[str]]:
     """(frames to calibrate on, labelled frames or None) from --data or CamVid beside the project."""
-    folder = SHARED / "camvid" if text is None else Path(text.partition(":")[2])
     if text is not None and not text.startswith("camvid:"):
         raise GradsegError(f"--data {text}: write camvid:DIR, DIR with train/ and val/ inside")
-    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+    folder = SHARED / "camvid" if text is None else Path(text.partition(":")[2])
+    parts = [folder / "train", folder / "val"]
+    if not all(part.is_dir() for part in parts):
         if text is not None:
             raise GradsegError(f"--data {text}: no train/ and val/ in {folder}")
         return CALIBRATION, None
-    for part in ("train", "val"):
-        open_data(f"camvid:{folder / part}", 1)  # what is wrong with it is said now
-    return f"camvid:{folder / 'train'}", f"camvid:{folder / 'val'}"
+    train, val = (f"camvid:{part}" for part in parts)
+    for part in (train, val):
+        open_data(part, 1)  # what is wrong with it is said now
+    return train, val
 
 
 def kinds_of(names: Optional[Sequence[str]]) -> list[Kind]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.json_process import JsonProcess, environment_for
@@ -46,6 +47,14 @@ class Worker(JsonProcess):
             super().__init__(given, environment_for(another_python=bool(python)), log, own_group=True)
         except OSError as error:
             raise WorkerError(f"{given[0]}: {error.strerror or error}", True) from error
+
+    def open(self, stack: ExitStack, seconds: float, **asked: Any) -> Dict[str, Any]:
+        """Opens a pipeline, asleep from then on, until the stack ends it; what the worker says of it."""
+        with ExitStack() as guard:
+            known = guard.enter_context(self).ask("open", seconds, **asked)
+            self.pause()
+            stack.push(guard.pop_all())
+        return known
 
     def failure(self, reason: str, ended: bool) -> WorkerError:
         return WorkerError(reason, ended)

@@ -56,19 +56,11 @@ class Entry:
     miou: Optional[float] = None
     times: Sequence[Sequence[int]] = ()
 
-    @property
-    def name(self) -> str:
-        return row_name(self.job, self.kind)
-
     def row(self) -> Row:
         """What the ratios are made of."""
         total, network = (float(np.median(each)) / 1e6 for each in (np.sum(self.times, 1), np.array(self.times)[:, 1]))
         engine, precision = str(self.facts["engine"]), str(self.facts["precision"])
         return Row(self.kind.name, self.job.model, total, network, self.miou, engine, precision, self.kind.ours)
-
-
-def row_name(job: Job, kind: Kind) -> str:
-    return f"{kind.name} | {job.model}"
 
 
 def say(line: str) -> None:
@@ -98,7 +90,8 @@ class Run:
                 raise GradsegError(f"no pipeline could run; the first reason: {self.unavailable[0]['reason']}")
             self._accuracies()
             self._turns()
-        measured = [entry for entry in self.entries.values() if entry.times]
+        entries = {name: entry for name, entry in self.entries.items() if entry.times}
+        measured = entries.values()
         gmac = {model: float(known["gmac"]) for model, known in self.models.items()}
         return {
             "pipelines": [
@@ -108,9 +101,9 @@ class Run:
             "ratios": ratios([entry.row() for entry in measured], gmac, self._plan.ceilings),
             "facts": {
                 "models": self.models,
-                "pipelines": {entry.name: self._about(entry) for entry in measured},
+                "pipelines": {name: self._about(entry) for name, entry in entries.items()},
                 "unavailable": self.unavailable,
-                "samples": {entry.name: len(entry.times) for entry in measured},
+                "samples": {name: len(entry.times) for name, entry in entries.items()},
             },
         }
 
@@ -142,7 +135,7 @@ class Run:
 
     def _open(self, job: Job, kind: Kind, frames: Path) -> None:
         """Builds a pipeline's files in a process that ends then, and opens it in one that stays, stopped."""
-        reason = lacking(kind) or no_memory()
+        name, reason = f"{kind.name} | {job.model}", lacking(kind) or no_memory()
         if reason:
             self._lost(job, kind.name, reason)
             return
@@ -150,16 +143,13 @@ class Run:
         labels = job.folder / f"{slug(kind.name)}.labels.npy"
         try:
             if kind.files and not built(job, kind):
-                say(f"building {row_name(job, kind)}")
+                say(f"building {name}")
                 with self._worker(job, f"build-{slug(kind.name)}") as builder:
                     builder.ask("build", BUILD_S, **asked)
                 keep(job, kind, "built")
-            with ExitStack() as guard:
-                worker = guard.enter_context(self._worker(job, slug(kind.name)))
-                facts = worker.ask("open", OPEN_S, frames=str(frames), kept=str(labels), **asked)
-                worker.pause()
-                self.entries[row_name(job, kind)] = Entry(job, kind, worker, facts, labels)
-                self._stack.push(guard.pop_all())
+            worker = self._worker(job, slug(kind.name))
+            facts = worker.open(self._stack, OPEN_S, frames=str(frames), kept=str(labels), **asked)
+            self.entries[name] = Entry(job, kind, worker, facts, labels)
         except WorkerError as error:
             self._lost(job, kind.name, str(error))
 
