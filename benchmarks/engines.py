@@ -95,13 +95,13 @@ def opened(
 ) -> Tuple[Worker, np.ndarray[Any, Any]]:
     """The row's engine in a process, asleep, and its logits of the first frame. Raises WorkerError."""
     module, logs, logits = engine(row["engine"]), job.folder / "logs", job.folder / f"{name}.npy"
-    asked = {"module": BASE, "job": job.to_dict(), "variant": f"{row['engine']} {row['precision']}"}
+    asked: Row = {"module": module.__name__, "job": job.to_dict(), "variant": row["precision"]}
     with Worker(logs / f"build-{name}.txt", python=python) as builder:
         row["convert_s"] = round(builder.ask("build", CONVERT_S, **asked)["seconds"], 1)
     row["file_bytes"] = (job.folder / module.FILES[row["precision"]]).stat().st_size
     worker = Worker(logs / f"{name}.txt", python=python)
-    known = worker.open(stack, OPEN_S, frames=str(job.folder / FRAMES), kept=str(logits), first=1, **asked)
-    row["version"] = known["version"]
+    asked.update(module=BASE, variant=f"{row['engine']} {row['precision']}", kept=str(logits), first=1)
+    row["version"] = worker.open(stack, OPEN_S, frames=str(job.folder / FRAMES), **asked)["version"]
     return worker, np.load(logits, allow_pickle=False)[0]
 
 

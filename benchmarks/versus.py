@@ -74,7 +74,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         raise GradsegError(f"--plot {args.plot}: the name must end in .png or .svg")
     calib, val = data_of(args.data)
     threads = pinned(args.threads)
-    jobs = make_jobs(args.models, args.checkpoint, args.work, threads, calib, val, args.tuned)
+    jobs = make_jobs(args.models, args.checkpoint, args.work, args.tuned, threads=threads, calib=calib, val=val)
     source = args.source or (str(VIDEO) if VIDEO.is_file() else SCENES)
     plan = Plan(jobs, kinds_of(args.pipelines), source, args.frames, val, args.val_frames or None, args.work)
     ceilings = read_ceilings(args.roofline, threads)

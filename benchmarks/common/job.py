@@ -6,9 +6,12 @@ import dataclasses
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from gradseg.models.checkpoint import Checkpoint
 
 INPUT_HW = (512, 1024)
 
@@ -40,6 +43,14 @@ class Job:
         """Inverse of `to_dict`."""
         paths = {name: raw[name] and Path(raw[name]) for name in ("checkpoint", "folder", "tuned")}
         return Job(**{**raw, **paths, "input_hw": tuple(raw["input_hw"])})
+
+    def load(self) -> Checkpoint:
+        """The network at the size that is measured. Needs torch."""
+        from gradseg.models.checkpoint import load_checkpoint
+
+        found = load_checkpoint(self.checkpoint)
+        found.spec = found.spec.with_size(self.input_hw)
+        return found
 
 
 class Pipeline(Protocol):

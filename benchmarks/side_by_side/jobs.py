@@ -89,15 +89,10 @@ KINDS: tuple[Kind, ...] = (
 
 
 def make_jobs(
-    models: Sequence[str],
-    checkpoints: Sequence[str],
-    work: Path,
-    threads: int,
-    calib: str,
-    val: Optional[str],
-    tuned: Optional[Path],
+    models: Sequence[str], checkpoints: Sequence[str], work: Path, tuned: Optional[Path], **shared: Any
 ) -> list[Job]:
-    """A job per model. `checkpoints`: NAME=PATH texts. GradsegError for what does not exist or fit."""
+    """A job per model. checkpoints: NAME=PATH texts. shared: what all have. GradsegError for what is not there or does
+    not fit."""
     given = {}
     for text in checkpoints:
         name, equals, path = text.partition("=")
@@ -116,28 +111,24 @@ def make_jobs(
         folder = work / f"{model}-{sha256_of(found)[:8] if found else 'untrained'}"
         engine = None if tuned is None else tuned_engine(tuned, model)
         checkpoint = found or folder / "untrained.pth"
-        jobs.append(Job(model, checkpoint, found is not None, folder, threads, calib, val, engine))
+        jobs.append(Job(model, checkpoint, found is not None, folder, tuned=engine, **shared))
     return jobs
 
 
 def tuned_engine(folder: Path, model: str) -> Path:
     """The engine of `model` among tune.py's: MODEL/engine.SUFFIX as it writes them, or MODEL.SUFFIX."""
-    for place, stem in ((folder / model, "engine"), (folder, model)):
-        with contextlib.suppress(GradsegError):
-            return engine_in(place, stem)
-    size = f"{INPUT_HW[0]}x{INPUT_HW[1]}"
-    raise GradsegError(
-        f"--tuned {folder}: no engine of {model}; make one: "
-        f"{command('export/tune.py', 'CKPT', '--size', size, '--data', 'SPEC', '-o', folder / model)}"
-    )
+    found = engine_in(folder / model, "engine") or engine_in(folder, model)
+    if found is None:
+        size = f"{INPUT_HW[0]}x{INPUT_HW[1]}"
+        how = command("export/tune.py", "CKPT", "--size", size, "--data", "SPEC", "-o", folder / model)
+        raise GradsegError(f"--tuned {folder}: no engine of {model}; make one: {how}")
+    return found
 
 
-def engine_in(folder: Path, stem: str) -> Path:
-    """FOLDER/STEM.SUFFIX with the suffix of an engine; GradsegError if there is none."""
-    found = [folder / f"{stem}{suffix}" for suffix in ENGINE_SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
-    if not found:
-        raise GradsegError(f"{folder}: no {stem} with one of the suffixes {', '.join(ENGINE_SUFFIXES)}")
-    return found[0]
+def engine_in(folder: Path, stem: str) -> Optional[Path]:
+    """FOLDER/STEM.SUFFIX with the suffix of an engine."""
+    paths = (folder / f"{stem}{suffix}" for suffix in ENGINE_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def lacking(kind: Kind) -> str:

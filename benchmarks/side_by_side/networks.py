@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, write_json
 from gradseg.benchmarks.common.job import Job
+from gradseg.benchmarks.survey.base import LOGITS
 from gradseg.models.spec import ModelSpec, spec_for
 from gradseg.runtime.engines.protocol import read_spec
-
-if TYPE_CHECKING:
-    from gradseg.models.checkpoint import Checkpoint
-
-LOGITS = "logits.onnx"
 
 
 def prepare(job: Job) -> dict[str, Any]:
@@ -26,7 +22,7 @@ def prepare(job: Job) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     if not job.trained and not job.checkpoint.is_file():
         save_checkpoint(job.checkpoint, untrained_network(spec_for(job.model, input_hw=job.input_hw), 0))
-    found = checkpoint_of(job)
+    found = job.load()
     if found.spec.arch != job.model:
         raise GradsegError(f"{job.checkpoint}: is of architecture {found.spec.arch}, not {job.model}")
     write_json(job.folder / "spec.json", found.spec.to_dict())
@@ -39,15 +35,6 @@ def spec_of(job: Job) -> ModelSpec:
     return read_spec(job.folder / "spec.json")
 
 
-def checkpoint_of(job: Job) -> Checkpoint:
-    """The job's network at the size that is measured."""
-    from gradseg.models.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(job.checkpoint)
-    checkpoint.spec = checkpoint.spec.with_size(job.input_hw)
-    return checkpoint
-
-
 def export_logits(job: Job) -> Path:
     """The network as PyTorch's exporter writes it, float32 `input` (1, 3, h, w) → `logits` (1, C, h, w), kept as
     logits.onnx. BatchNorm is folded by the exporter where it can; no pass of GradSeg's has touched it."""
@@ -55,7 +42,7 @@ def export_logits(job: Job) -> Path:
 
     path = job.folder / LOGITS
     if not path.is_file():
-        found = checkpoint_of(job)
+        found = job.load()
         with atomic_path(path) as temporary:
             temporary.write_bytes(onnx_from_torch(found.network, found.spec, fold=True).SerializeToString())
     return path

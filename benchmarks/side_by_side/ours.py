@@ -6,13 +6,14 @@ What is timed is the video loop's own step, `gradseg.runtime.inference.Inference
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.side_by_side.jobs import engine_in
+from gradseg.benchmarks.side_by_side.jobs import ENGINE_SUFFIXES, engine_in
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.engines.protocol import Engine
 from gradseg.runtime.loop.inference import Inference, Slot
@@ -42,38 +43,32 @@ class OwnPipeline:
 
 def open_pipeline(job: Job, variant: str) -> OwnPipeline:
     """variant: "tuned", or a file's name, ENGINE.PRECISION.SUFFIX."""
-    tuned = variant == "tuned"
-    path = (job.tuned or engine_in(job.folder / "tuned", "engine")) if tuned else job.folder / variant
+    path: Optional[Path] = job.folder / variant
+    if variant == "tuned":
+        path = job.tuned or engine_in(job.folder / variant, "engine")
+    if path is None:
+        raise GradsegError(f"{job.folder / variant}: no engine with one of the suffixes {', '.join(ENGINE_SUFFIXES)}")
     return OwnPipeline(open_engine(path, job.threads))
 
 
 def build(job: Job, variant: str) -> None:
-    """Makes the engine of a variant in the job's folder, by the script that its users call."""
-    if variant == "tuned":
-        _tune(job)
-        return
-    from gradseg.export import to_native, to_openvino, to_ort
+    """Makes the engine of a variant in the job's folder, by the script that its users call. tune.py's own folder is
+    kept, so that it measures nothing twice."""
+    from gradseg.export import to_native, to_openvino, to_ort, tune
 
     words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}", "-o", str(job.folder / variant)]
+    calib = ["--calib", job.calib, "--calib-frames", str(job.calib_frames)]
+    if variant == "tuned":
+        words += [*calib, "--data", job.val if job.val and job.trained else job.calib, "--limit", str(TUNE_FRAMES)]
+        code = tune.main([*words, "--threads", str(job.threads), "--time-budget", str(TUNE_SECONDS)])
+        if code:
+            raise GradsegError(f"export/tune.py failed with exit code {code}")
+        return
     engine, precision, _ = variant.split(".")
-    if precision == "int8":
-        words += ["--calib", job.calib, "--calib-frames", str(job.calib_frames)]
+    words += calib if precision == "int8" else []
     if engine == "native":
         to_native.main(words)
     elif engine == "openvino":
         to_openvino.main([*words, "--precision", precision])
     else:
         to_ort.main([*words, "--precision", precision, "--no-timing"])
-
-
-def _tune(job: Job) -> None:
-    """tune.py's choice for this network. Its folder is kept, so that it measures nothing twice."""
-    from gradseg.export import tune
-
-    data = job.val if job.val and job.trained else job.calib
-    words = [str(job.checkpoint), "--size", f"{job.input_hw[0]}x{job.input_hw[1]}", "--data", data]
-    words += ["--limit", str(TUNE_FRAMES), "--calib", job.calib, "--calib-frames", str(job.calib_frames)]
-    words += ["--threads", str(job.threads), "--time-budget", str(TUNE_SECONDS), "-o", str(job.folder / "tuned")]
-    code = tune.main(words)
-    if code:
-        raise GradsegError(f"export/tune.py failed with exit code {code}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.side_by_side.networks import checkpoint_of, spec_of
+from gradseg.benchmarks.side_by_side.networks import spec_of
 from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial
 from gradseg.benchmarks.survey.with_ncnn import Network, converted
 from gradseg.models.spec import ModelSpec
@@ -47,7 +47,7 @@ class NcnnPeer(Tutorial):
 def build(job: Job, variant: str) -> None:
     """net.ncnn.param and net.ncnn.bin by pnnx, whose other files are thrown away."""
     with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
-        converted(checkpoint_of(job).network.eval(), job, Path(scratch) / "net.pt")
+        converted(job.load().network, job, Path(scratch) / "net.pt")
         for name in FILES:
             (Path(scratch) / name).replace(job.folder / name)
 

@@ -8,8 +8,9 @@ basic-quantization-flow.html): `nncf.quantize` with its defaults. The number of 
 from __future__ import annotations
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.side_by_side.networks import LOGITS, export_logits, spec_of
+from gradseg.benchmarks.side_by_side.networks import export_logits, spec_of
 from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial, calibration
+from gradseg.benchmarks.survey.base import LOGITS
 from gradseg.benchmarks.survey.with_openvino import Network, quantise_nncf
 
 FILES = {"default": LOGITS, "int8": "nncf.xml"}

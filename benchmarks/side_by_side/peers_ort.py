@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from gradseg.benchmarks.common.job import Job
 from gradseg.benchmarks.common.ort_calibration import quantise_static
-from gradseg.benchmarks.side_by_side.networks import LOGITS, export_logits, spec_of
+from gradseg.benchmarks.side_by_side.networks import export_logits, spec_of
 from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial, calibration
+from gradseg.benchmarks.survey.base import LOGITS
 from gradseg.benchmarks.survey.with_onnxruntime import Network
 
 FILES = {"fp32": LOGITS, "int8": "quantize_static.onnx"}

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.side_by_side.networks import checkpoint_of
 from gradseg.benchmarks.side_by_side.peers_tutorial import Tutorial, resized
 from gradseg.models.checkpoint import Checkpoint
 
@@ -56,5 +55,5 @@ def open_pipeline(job: Job, variant: str) -> TorchPeer:
     """variant: "eager" or "compile"."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.folder / "inductor")
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that would stay
-    checkpoint = checkpoint_of(job)
+    checkpoint = job.load()
     return TorchPeer(Network(checkpoint, job.threads, variant == "compile"), checkpoint.spec)

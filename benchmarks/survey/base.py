@@ -52,14 +52,8 @@ def engine(name: str) -> Any:
     return importlib.import_module(f"gradseg.benchmarks.survey.with_{name}")
 
 
-def build(job: Job, variant: str) -> None:
-    """variant: "ENGINE PRECISION"."""
-    name, _, precision = variant.partition(" ")
-    engine(name).build(job, precision)
-
-
 def open_pipeline(job: Job, variant: str) -> Alone:
-    """As `build`."""
+    """variant: "ENGINE PRECISION"."""
     name, _, precision = variant.partition(" ")
     network: Alone = engine(name).Network(job.folder / engine(name).FILES[precision], precision, job.threads)
     return network
@@ -68,13 +62,6 @@ def open_pipeline(job: Job, variant: str) -> Alone:
 def frames_of(job: Job) -> np.ndarray[Any, Any]:
     found: np.ndarray[Any, Any] = np.load(job.folder / FRAMES, allow_pickle=False)
     return found
-
-
-def network_of(job: Job) -> Any:
-    """The torch module in eval mode. Needs torch."""
-    from gradseg.models.checkpoint import load_checkpoint
-
-    return load_checkpoint(job.checkpoint).network.eval()
 
 
 def versions(*distributions: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.survey.base import Alone, frames_of, network_of, versions
+from gradseg.benchmarks.survey.base import Alone, frames_of, versions
 
 PIP = "pip install executorch"
 NEEDS = ("executorch", "torch")
@@ -22,7 +22,7 @@ def build(job: Job, precision: str) -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     sample = (torch.zeros(1, 3, *job.input_hw),)
-    exported = torch.export.export(network_of(job), sample)
+    exported = torch.export.export(job.load().network, sample)
     if precision == "int8":
         exported = torch.export.export(_quantised(exported.module(), job), sample)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.survey.base import Alone, frames_of, network_of, versions
+from gradseg.benchmarks.survey.base import Alone, frames_of, versions
 
 PIP = "pip install litert-torch"
 NEEDS = ("litert_torch", "ai_edge_litert", "torch")
@@ -21,7 +21,7 @@ def build(job: Job, precision: str) -> None:
     import torch
 
     height, width = job.input_hw
-    network = litert_torch.to_channel_last_io(network_of(job), args=[0])
+    network = litert_torch.to_channel_last_io(job.load().network, args=[0])
     model = litert_torch.convert(network.eval(), (torch.zeros(1, height, width, 3),))
     float_model = job.folder / FILES["fp32"]
     model.export(str(float_model))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradseg.benchmarks.common.job import Job
-from gradseg.benchmarks.survey.base import Alone, Unsupported, network_of, versions
+from gradseg.benchmarks.survey.base import Alone, Unsupported, versions
 
 PIP = "pip install ncnn pnnx torch"
 NEEDS = ("ncnn", "pnnx", "torch")
@@ -20,7 +20,7 @@ def build(job: Job, precision: str) -> None:
     """NAME.ncnn.param, with NAME.ncnn.bin beside it. Weights stay float32; bf16 is a matter of the options."""
     if precision == "int8":
         raise Unsupported("its quantiser (ncnn2table, ncnn2int8) is no part of the Python packages")
-    converted(network_of(job), job, job.folder / f"{precision}.pt", fp16=False)
+    converted(job.load().network, job, job.folder / f"{precision}.pt", fp16=False)
 
 
 def converted(network: Any, job: Job, traced: Path, **options: Any) -> None:

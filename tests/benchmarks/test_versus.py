@@ -194,7 +194,7 @@ def test_what_is_kept_depends_on_what_it_came_from(tmp_path: Path, checkpoint: P
 
 def test_checkpoints_and_tuned_engines(tmp_path: Path, checkpoint: Path) -> None:
     def jobs(*checkpoints: str, tuned: Path | None = None) -> list[Job]:
-        return make_jobs(["dg4-star-light", "dg8"], checkpoints, tmp_path, 1, "scenes:", None, tuned)
+        return make_jobs(["dg4-star-light", "dg8"], checkpoints, tmp_path, tuned, threads=1)
 
     named, untrained = jobs(f"dg4-star-light={checkpoint}")
     assert named.checkpoint == checkpoint and named.trained and not untrained.trained
@@ -214,7 +214,7 @@ def test_checkpoints_and_tuned_engines(tmp_path: Path, checkpoint: Path) -> None
 
 
 def test_the_dense_network_is_shipped(tmp_path: Path) -> None:
-    (job,) = make_jobs(["d-star-light"], [], tmp_path, 1, "scenes:", None, None)
+    (job,) = make_jobs(["d-star-light"], [], tmp_path, None, threads=1)
     assert job.trained and load_checkpoint(job.checkpoint).spec.arch == "d-star-light"
 
 
