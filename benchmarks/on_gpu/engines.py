@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Deque, Dict, Optional, Protocol, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path
 from gradseg.base.packages import need
 from gradseg.benchmarks.on_gpu.index import Pack
+from gradseg.benchmarks.on_gpu.measure import STAGES
 from gradseg.runtime.cuda.gpu import Gpu, need_gpu
 
 TIMING_CACHE = "timing.cache"
@@ -47,11 +47,9 @@ class Backend(Protocol):
 
     def build(self, pack: Pack, wanted: Wanted) -> Dict[str, Any]:
         """Builds the engine, or takes up the one that an earlier run left: JSON facts about it."""
-        ...
 
     def open(self, wanted: Wanted, way: str) -> Any:
         """The built engine; `way` is one of `ways`."""
-        ...
 
 
 class TensorRt:
@@ -81,13 +79,11 @@ class TensorRt:
         cache = str(self._plans / TIMING_CACHE)
         options = BuildOptions(precision=wanted.precision, timing_cache=cache, keep_fp32=() if typed else keep)
         plan = self._plan(wanted)
-        kept = self._kept(plan, data, options.to_dict())
-        if kept is not None:
+        if (kept := self._kept(plan, data, options.to_dict())) is not None:
             return kept
         frame_hw = pack.frame_hw if wanted.border == "frame" else pack.input_hw
         built = build_plan(data, options, f"{wanted.stem}.onnx", self._library, frame_hw)
-        spec = pack.spec(wanted.model)
-        source = Source(data, f"{wanted.stem}.onnx", spec, wanted.precision, frame_hw)
+        source = Source(data, f"{wanted.stem}.onnx", pack.spec(wanted.model), wanted.precision, frame_hw)
         write_plan(plan, built, manifest_for(plan.name, built, source, options, self.gpu))
         return {
             "seconds": built.seconds,
@@ -185,7 +181,7 @@ class Staged:
         self._engine = engine
         self.frame_hw: Tuple[int, int] = tuple(engine.frame_hw)
         self.staging: np.ndarray[Any, Any] = np.empty((1, *self.frame_hw, 3), np.uint8)
-        self._waiting: Deque[np.ndarray[Any, Any]] = deque()
+        self._waiting: List[np.ndarray[Any, Any]] = []
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         labels: np.ndarray[Any, Any] = self._engine.infer(batch)
@@ -195,18 +191,14 @@ class Staged:
         self._waiting.append(self.infer(batch).copy())
 
     def finish(self) -> np.ndarray[Any, Any]:
-        return self._waiting.popleft()
+        return self._waiting.pop(0)
 
     def stage_times(self, batch: np.ndarray[Any, Any]) -> Dict[str, float]:
-        clock = time.perf_counter_ns
-        begin = clock()
-        up = batch.copy()
-        uploaded = clock()
-        labels = self.infer(up)
-        inferred = clock()
-        labels.copy()
-        times = (uploaded - begin, inferred - uploaded, clock() - inferred)
-        return {name: taken / 1e6 for name, taken in zip(("upload", "inference", "download"), times)}
+        marks, data = [time.perf_counter_ns()], batch
+        for stage in (np.copy, self.infer, np.copy):
+            data = stage(data)
+            marks.append(time.perf_counter_ns())
+        return {name: (end - begin) / 1e6 for name, begin, end in zip(STAGES, marks, marks[1:])}
 
     def close(self) -> None:
         self._engine.close()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-from gradseg.benchmarks.on_gpu.results import ENDED, Results
+from gradseg.benchmarks.on_gpu.results import Results
 
 AGAIN = 75  # exit code of a worker that wants a new process (EX_TEMPFAIL)
 OUT_OF_TIME = -1  # what `launch` gives for a worker that was ended because its time was up
@@ -33,31 +33,25 @@ def run_models(path: Path, models: Sequence[str], deadline: Optional[float], lau
         before, code = "", 0
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            state = repr([row for row in Results.read(path).of_model(model) if row["status"] not in ENDED])
+            state = repr(Results.read(path).unfinished(model))
             if state in ("[]", before) or (left is not None and left <= 0):
                 break
             before = state
             code = launch(model, left)
-            if code == OUT_OF_TIME:
-                _take_back(Results.read(path), model)
+            if code == OUT_OF_TIME:  # a step that was cut off for time is no crash: it does not count as an attempt
+                results = Results.read(path)
+                for row in results.unfinished(model):
+                    row["attempts"] = {}
+                results.save()
             if code == 0:
                 break
         late = deadline is not None and time.monotonic() >= deadline
         why = "the time budget was used up; go on with --resume" if late else f"its process ended with exit code {code}"
         results = Results.read(path)
-        for row in results.of_model(model):
-            if row["status"] not in ENDED:
-                row["error"] = f"not run to its end: {why}"
+        for row in results.unfinished(model):
+            row["error"] = f"not run to its end: {why}"
         results.save()
     return Results.read(path)
-
-
-def _take_back(results: Results, model: str) -> None:
-    """A step that was cut off for time is no crash: it does not count as an attempt."""
-    for row in results.of_model(model):
-        if row["status"] not in ENDED:
-            row["attempts"] = {}
-    results.save()
 
 
 def in_process_of_its_own(command: Sequence[str]) -> Launch:

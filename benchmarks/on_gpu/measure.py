@@ -33,15 +33,12 @@ class Series(Protocol):
 
     def end_to_end(self, start: int, count: int, settle: int) -> List[float]:
         """Milliseconds of `count` frames from number `start` on, after `settle` untimed ones."""
-        ...
 
     def stages(self, start: int, count: int, settle: int) -> List[List[float]]:
         """Milliseconds of upload, inference, download, for each of `count` frames."""
-        ...
 
     def flight(self, count: int) -> float:
         """Seconds that `count` frames take one after the other, two of them in flight."""
-        ...
 
     def close(self) -> None: ...
 
@@ -69,15 +66,9 @@ def percentiles(values: Sequence[float]) -> Optional[Dict[str, Any]]:
     """{"p50", "p90", "p99", "mean", "max": ms, "samples"}; None without a sample."""
     if not values:
         return None
-    p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
-    return {
-        "p50": p50,
-        "p90": p90,
-        "p99": p99,
-        "mean": float(np.mean(values)),
-        "max": float(np.max(values)),
-        "samples": len(values),
-    }
+    names = ("p50", "p90", "p99", "mean", "max")
+    figures = (*np.percentile(values, (50, 90, 99)), np.mean(values), np.max(values))
+    return {**{name: float(figure) for name, figure in zip(names, figures)}, "samples": len(values)}
 
 
 class Frames:

@@ -73,6 +73,9 @@ class Results:
         mine = [row for row in self.rows if row["model"] == model]
         return [row for row in mine if torch is None or torch is (row["engine"] == TORCH)]
 
+    def unfinished(self, model: str) -> List[Dict[str, Any]]:
+        return [row for row in self.of_model(model) if row["status"] not in ENDED]
+
     def begin(self, row: Dict[str, Any], step: str) -> bool:
         """Notes that a step starts, so that a crash in it is known; False if it was not survived too often before."""
         done = row["attempts"].get(step, 0)
@@ -113,11 +116,15 @@ def checks_of(rows: Sequence[Dict[str, Any]], scored: Dict[str, bool], stand_in:
     by_id, engine = {row["id"]: row for row in rows}, STAND_IN if stand_in else TENSORRT
     for model in dict.fromkeys(row["model"] for row in rows):
         for border in dict.fromkeys(row["border"] for row in rows if row["model"] == model):
-            mine = {
-                precision: by_id.get(row_id(model, engine, precision, border)) for precision in ("fp32", "fp16", "int8")
-            }
+            mine = {name: by_id.get(row_id(model, engine, name, border)) for name in ("fp32", "fp16", "int8")}
             found += _label_checks(model, border, mine, scored.get(model, False))
-            found.append(_int8_speed(model, border, mine, stand_in))
+            place = "" if border == "network" else ", resize inside"
+            int8, fp16 = (inference_ms(mine[precision]) for precision in ("int8", "fp16"))
+            name = f"{model} int8{place}: inference p50 not above FP16's"
+            if stand_in or int8 is None or fp16 is None:
+                found.append(_check(name, "<= FP16's", None, None, _no_speed(stand_in)))
+            else:
+                found.append(_check(name, f"<= {fp16:.4f} ms", int8, int8 <= fp16))
         found.append(_against_eager(model, rows, stand_in))
     return found
 
@@ -150,23 +157,11 @@ def _label_checks(
     return found
 
 
-def _int8_speed(
-    model: str, border: str, rows: Dict[str, Optional[Dict[str, Any]]], stand_in: Optional[str]
-) -> Dict[str, Any]:
-    place = "" if border == "network" else ", resize inside"
-    int8, fp16 = (inference_ms(rows[precision]) for precision in ("int8", "fp16"))
-    name = f"{model} int8{place}: inference p50 not above FP16's"
-    if stand_in or int8 is None or fp16 is None:
-        return _check(name, "<= FP16's", None, None, _no_speed(stand_in))
-    return _check(name, f"<= {fp16:.4f} ms", int8, int8 <= fp16)
-
-
 def _against_eager(model: str, rows: Sequence[Dict[str, Any]], stand_in: Optional[str]) -> Dict[str, Any]:
     name, needed = f"{model}: end to end p50, PyTorch eager over the fastest engine", f">= {EAGER_NEEDED:g}"
-    mine = [row for row in rows if row["model"] == model]
-    eager = next((end_to_end_ms(row) for row in mine if row["id"] == row_id(model, TORCH, "eager", "network")), None)
-    times = {row["id"]: end_to_end_ms(row) for row in mine if row["engine"] != TORCH}
-    known = {key: value for key, value in times.items() if value is not None}
+    times = {row["id"]: (row["engine"], end_to_end_ms(row)) for row in rows if row["model"] == model}
+    _, eager = times.get(row_id(model, TORCH, "eager", "network"), (TORCH, None))
+    known = {key: value for key, (engine, value) in times.items() if engine != TORCH and value is not None}
     if stand_in or eager is None or not known:
         return _check(name, needed, None, None, _no_speed(stand_in))
     best = min(known, key=lambda key: known[key])
@@ -190,22 +185,21 @@ def _at(row: Optional[Dict[str, Any]], *keys: str) -> Any:
     return found
 
 
+def _way(row: Optional[Dict[str, Any]]) -> Any:
+    """What was measured with a CUDA graph if there is one, else without."""
+    return _at(row, "ways", "graph") or _at(row, "ways", "plain") or {}
+
+
 def inference_ms(row: Optional[Dict[str, Any]]) -> Optional[float]:
     """p50 of the inference alone, in milliseconds, with a CUDA graph if there is one."""
-    return _faster(row, "stages", "inference", "p50")
+    found: Optional[float] = _at(_way(row), "stages", "inference", "p50")
+    return found
 
 
 def end_to_end_ms(row: Optional[Dict[str, Any]]) -> Optional[float]:
     """p50 from frame to labels, in milliseconds, with a CUDA graph if there is one."""
-    return _faster(row, "end_to_end", "p50")
-
-
-def _faster(row: Optional[Dict[str, Any]], *keys: str) -> Optional[float]:
-    for way in ("graph", "plain"):
-        value = _at(row, "ways", way, *keys)
-        if value is not None:
-            return float(value)
-    return None
+    found: Optional[float] = _at(_way(row), "end_to_end", "p50")
+    return found
 
 
 def table(data: Dict[str, Any]) -> str:
@@ -214,26 +208,19 @@ def table(data: Dict[str, Any]) -> str:
     head += ["no graph", "FPS x2", "x fused", "x arith"]
     lines = [head]
     for row in data["rows"]:
-        way = _at(row, "ways", "graph") or _at(row, "ways", "plain") or {}
-        stages = way.get("stages") or {}
-        both = _at(row, "ways", "graph") is not None
-        lines.append(
-            [
-                row["id"],
-                _text(_at(row, "build", "seconds"), 1),
-                _text(_percent(_at(row, "labels", "agreement")), 4),
-                _text(_at(row, "labels", "miou"), 4),
-                _text(_at(stages, "upload", "p50"), 3),
-                *(_text(_at(stages, "inference", name), 3) for name in ("p50", "p90", "p99")),
-                _text(_at(stages, "download", "p50"), 3),
-                *(_text(_at(way, "end_to_end", name), 3) for name in ("p50", "p99")),
-                _text(_at(row, "ways", "plain", "end_to_end", "p50") if both else None, 3),
-                _text(way.get("two_in_flight_fps"), 0),
-                *(_text(_at(row, "distance", name), 1) for name in ("memory_fused", "arithmetic")),
-            ]
-        )
         if row["status"] != MEASURED:
-            lines[-1] = [row["id"], f"{row['status']}: {row['error'] or 'not run'}"[:150]]
+            lines.append([row["id"], f"{row['status']}: {row['error'] or 'not run'}"[:150]])
+            continue
+        way, share = _way(row), _at(row, "labels", "agreement")
+        stages = [(name, "p50") for name in ("upload", "inference")]
+        stages += [("inference", "p90"), ("inference", "p99"), ("download", "p50")]
+        times = [_at(way, "stages", *keys) for keys in stages]
+        times += [_at(way, "end_to_end", name) for name in ("p50", "p99")]
+        times.append(_at(row, "ways", "plain", "end_to_end", "p50") if _at(row, "ways", "graph") else None)
+        facts = [(_at(row, "build", "seconds"), 1), (share and 100 * share, 4), (_at(row, "labels", "miou"), 4)]
+        facts += [*((each, 3) for each in times), (way.get("two_in_flight_fps"), 0)]
+        facts += [(_at(row, "distance", name), 1) for name in ("memory_fused", "arithmetic")]
+        lines.append([row["id"], *("-" if value is None else f"{value:.{digits}f}" for value, digits in facts)])
     shown = [f"NOT A GPU'S FIGURES: {data['stand_in']}"] if data["stand_in"] else []
     shown += aligned(lines)
     words = {True: "holds", False: "DOES NOT HOLD", None: "not known"}
@@ -242,11 +229,3 @@ def table(data: Dict[str, Any]) -> str:
         note = f" ({check['note']})" if check["note"] else ""
         shown.append(f"{words[check['holds']]}: {check['name']}, needed {check['needed']}{value}{note}")
     return os.linesep.join(shown)
-
-
-def _percent(share: Optional[float]) -> Optional[float]:
-    return None if share is None else 100 * share
-
-
-def _text(value: Optional[float], digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

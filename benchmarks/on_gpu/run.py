@@ -160,8 +160,7 @@ class Run:
     def _torch_series(self, model: str, stack: contextlib.ExitStack) -> List[Series]:
         """PyTorch's networks of a model, opened; their rows are failed or skipped where that cannot be."""
         rows = [row for row in self.results.of_model(model, torch=True) if row["status"] in (PLANNED, CHECKED)]
-        waiting = [row for row in self.results.of_model(model) if row["status"] not in ENDED]
-        if not rows or not waiting:
+        if not rows or not self.results.unfinished(model):
             return []
         try:
             process = self.start_torch()

@@ -36,19 +36,17 @@ class TorchNetwork:
     def __init__(self, path: Path, input_hw: tuple[int, int], variant: str, device: str) -> None:
         checkpoint = load_checkpoint(path)
         spec = checkpoint.spec.with_size(input_hw)
-        self._half = variant.startswith("half")
-        self._dtype = torch.float16 if self._half else torch.float32
+        half = variant.startswith("half")
+        self._dtype = torch.float16 if half else torch.float32
         self._device = torch.device(device)
         network: Any = checkpoint.network.eval().to(self._device, self._dtype)
-        layout = torch.channels_last if self._half else torch.contiguous_format
-        self._layout = layout
-        network = network.to(memory_format=layout)
-        order = [2, 1, 0] if spec.color_order == "rgb" else [0, 1, 2]
-        self._order = torch.tensor(order, device=self._device)
+        self._layout = torch.channels_last if half else torch.contiguous_format
+        network = network.to(memory_format=self._layout)
+        self._order = torch.tensor([2, 1, 0] if spec.color_order == "rgb" else [0, 1, 2], device=self._device)
         std, mean = torch.tensor(spec.std), torch.tensor(spec.mean)
         self._scale = (1 / (255 * std)).to(self._device).view(1, 3, 1, 1)
         self._shift = (mean / std).to(self._device).view(1, 3, 1, 1)
-        self._work: Callable[[Any], Any] = _labels_by(network, self._normalised)
+        self._work: Callable[[Any], Any] = lambda frame: network(self._normalised(frame)).argmax(1).to(torch.uint8)
         if variant.endswith("compile"):
             self._work = torch.compile(self._work, mode="reduce-overhead")
         self.frame_hw = input_hw
@@ -113,13 +111,6 @@ class TorchNetwork:
         return float(begin.elapsed_time(end))
 
 
-def _labels_by(network: Any, normalised: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def labels(frame: Any) -> Any:
-        return network(normalised(frame)).argmax(1).to(torch.uint8)
-
-    return labels
-
-
 class Worker:
     """Answers requests; at most the networks of one model are open. device: cuda, or cpu to try it."""
 
@@ -136,10 +127,8 @@ class Worker:
         if name == "open":
             return self._open(row, request["model"], request["variant"])
         series = self._series[row]
-        if name == "end_to_end":
-            return {"ms": series.end_to_end(request["start"], request["count"], request["settle"])}
-        if name == "stages":
-            return {"ms": series.stages(request["start"], request["count"], request["settle"])}
+        if name in ("end_to_end", "stages"):
+            return {"ms": getattr(series, name)(request["start"], request["count"], request["settle"])}
         if name == "flight":
             return {"seconds": series.flight(request["count"])}
         if name == "close":
