@@ -89,14 +89,13 @@ def above_peak(rows: Sequence[Mapping[str, Any]], ceilings: Ceilings) -> List[st
 def totals(rows: Sequence[Mapping[str, Any]], frame_ms: Optional[float]) -> Dict[str, Any]:
     """Sums over placed layers. frame_ms: of a frame without profiling; outside_ms: what no layer accounts for (negative
     where profiling slows the layers down)."""
-    layers_ms = sum(row["ms"] for row in rows)
-    macs = sum(row["macs"] for row in rows)
-    floor = sum(row["floor_ms"] for row in rows)
+    names = ("macs", "bytes_moved", "ms", "floor_ms")
+    macs, moved, layers_ms, floor = (sum(row[name] for row in rows) for name in names)
     time = frame_ms or layers_ms
     return {
         "layers": len(rows),
         "macs": macs,
-        "bytes_moved": sum(row["bytes_moved"] for row in rows),
+        "bytes_moved": moved,
         "layers_ms": layers_ms,
         "frame_ms": frame_ms,
         "outside_ms": None if frame_ms is None else frame_ms - layers_ms,

@@ -80,19 +80,15 @@ def layers_of_onnxruntime(
         arguments = found[0]["args"]
         op = arguments["op_name"]
         tensors = [*arguments["input_type_shape"], *arguments["output_type_shape"]]
-        layers.append(
-            Layer(
-                name=name,
-                op=op,
-                kernel=op,
-                kind="int8" if INT8.match(op) else "fp32",
-                macs=sum(node.macs for node in mine),
-                bytes_moved=0 if op in VIEWS else sum(_bytes(each) for each in tensors),
-                ms=float(np.median([found[index]["dur"] for index in kept])) / 1000,
-                nodes=tuple(node.name for node in mine),
-            )
-        )
+        moved = 0 if op in VIEWS else sum(_bytes(each) for each in tensors)
+        ms = float(np.median([found[index]["dur"] for index in kept])) / 1000
+        layers.append(_layer(name, op, op, "int8" if INT8.match(op) else "fp32", moved, ms, mine))
     return tuple(layers)
+
+
+def _layer(name: str, op: str, kernel: str, kind: str, moved: int, ms: float, mine: Sequence[Node]) -> Layer:
+    macs = sum(node.macs for node in mine)
+    return Layer(name, op, kernel, kind, macs, moved, ms, tuple(node.name for node in mine))
 
 
 def _bytes(tensor: Mapping[str, Sequence[int]]) -> int:
@@ -156,22 +152,10 @@ def layers_of_openvino(
     ran = [step for step in steps if medians[step["name"]] > 0 or multiply.intersection(step["nodes"])]
     layers = []
     for step, mine in zip(ran, attributed(nodes, [step["nodes"] for step in ran]), strict=True):
-        macs, ms = sum(node.macs for node in mine), medians[step["name"]]
-        if ms > 0 or macs:
-            still = step["op"] in VIEWS or not ms
-            layers.append(
-                Layer(
-                    name=step["name"],
-                    op=step["op"],
-                    kernel=step["kernel"],
-                    kind=step["kind"],
-                    macs=macs,
-                    bytes_moved=0 if still else step["bytes"],
-                    ms=ms,
-                    nodes=tuple(node.name for node in mine),
-                )
-            )
-    return tuple(layers)
+        ms = medians[step["name"]]
+        moved = 0 if step["op"] in VIEWS or not ms else step["bytes"]
+        layers.append(_layer(step["name"], step["op"], step["kernel"], step["kind"], moved, ms, mine))
+    return tuple(layer for layer in layers if layer.ms > 0 or layer.macs)
 
 
 def profile_native(path: Path, threads: int, frames: int) -> Profile:
@@ -206,16 +190,10 @@ def _joined(first: Layer, second: Layer, program: Any) -> Layer:
     between = next(op for op in program.ops if op.name == first.nodes[-1])
     tensor = program.tensors[between.output]
     unmoved = 2 * tensor.height * tensor.width * between.cout * (1 + tensor.dtype)
-    return Layer(
-        name=first.name,
-        op=f"{first.op}+{second.op}",
-        kernel=first.kernel,
-        kind=first.kind if first.macs >= second.macs else second.kind,
-        macs=first.macs + second.macs,
-        bytes_moved=max(0, first.bytes_moved + second.bytes_moved - unmoved),
-        ms=first.ms + second.ms,
-        nodes=(*first.nodes, *second.nodes),
-    )
+    kind = first.kind if first.macs >= second.macs else second.kind
+    macs, moved = first.macs + second.macs, max(0, first.bytes_moved + second.bytes_moved - unmoved)
+    op, nodes = f"{first.op}+{second.op}", (*first.nodes, *second.nodes)
+    return Layer(first.name, op, first.kernel, kind, macs, moved, first.ms + second.ms, nodes)
 
 
 def unmapped(nodes: Sequence[Node], layers: Sequence[Layer]) -> Tuple[str, ...]:
@@ -226,19 +204,18 @@ def unmapped(nodes: Sequence[Node], layers: Sequence[Layer]) -> Tuple[str, ...]:
 
 def in_turns(timed: Callable[[], Any], plain: Callable[[], Any], frames: int) -> Tuple[List[int], float]:
     """Runs both in turns; the indices of `timed`'s runs that count, and the median of `plain`'s in ms."""
-    kept: List[int] = []
+    counts: List[bool] = []  # whether a run does
     times: List[float] = []
-    done = 0
     for start in range(0, frames, TURN):
-        for index in range(-SETTLE, min(TURN, frames - start)):
+        turn = [index >= 0 for index in range(-SETTLE, min(TURN, frames - start))]
+        counts += turn
+        for _ in turn:
             timed()
-            kept += [done] if index >= 0 else []
-            done += 1
-        for index in range(-SETTLE, min(TURN, frames - start)):
+        for _ in turn:
             begin = time.perf_counter_ns()
             plain()
-            times += [(time.perf_counter_ns() - begin) / 1e6] if index >= 0 else []
-    return kept, float(np.median(times))
+            times.append((time.perf_counter_ns() - begin) / 1e6)
+    return [index for index, each in enumerate(counts) if each], float(np.median(np.array(times)[counts]))
 
 
 def sample_for(shape: Sequence[Any], takes_frame: bool) -> np.ndarray[Any, Any]:

@@ -7,8 +7,8 @@ Reshape and Concat cost nothing: engines write their inputs where the result is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Set, Tuple
+from collections import Counter
+from typing import Any, Dict, Iterable, List, Set, Tuple
 
 import numpy as np
 import onnx
@@ -37,29 +37,11 @@ BYTES: Dict[int, int] = {  # of a value, for what is no float
 Stored = Tuple[str, bool]  # a tensor that lies in memory, and whether as int8
 
 
-@dataclass
-class Layer:
-    """name, op: its first node's. macs: multiply-accumulates per run. int8: computed on int8 values.
-
-    weights, reads, writes: bytes per run, without what stays inside the layer. inputs: tensors that it reads.
-    """
-
-    name: str
-    op: str
-    macs: int = 0
-    int8: bool = False
-    weights: int = 0
-    reads: int = 0
-    writes: int = 0
-    inputs: Set[Stored] = field(default_factory=set)
-
-    def to_dict(self) -> Dict[str, Any]:
-        names = ("name", "op", "macs", "int8", "weights", "reads", "writes")
-        return {name: getattr(self, name) for name in names}
-
-
 def counts_of(model: onnx.ModelProto, float_bytes: int) -> Dict[str, Any]:
     """{"layers": […], "fused": {"weights", "input", "output", "skips"}}, bytes and multiply-accumulates per run.
+
+    A layer is {"name", "op": its first node's, "macs", "int8": whether computed on int8 values, "weights", "reads",
+    "writes": bytes without what stays inside the layer}.
 
     fused: what is left to move if every layer but the skip connections stayed on the chip: a tensor that more than one
     layer reads is written once and read once.
@@ -78,7 +60,8 @@ class _Counter:
     def __init__(self, model: onnx.ModelProto, float_bytes: int) -> None:
         self.graph, self.float_bytes = Graph(model), float_bytes
         self.sizes, self.kinds = tensors_of(model)
-        self.layers: List[Layer] = []
+        self.layers: List[Dict[str, Any]] = []
+        self.inputs: List[Set[Stored]] = []  # of every layer
         self.maker: Dict[str, int] = {}  # tensor in memory → index of its layer
         self.stored: Dict[str, List[Stored]] = {}  # tensor of the graph → where it lies
         self.packed: Set[str] = set()  # results of DequantizeLinear
@@ -93,7 +76,7 @@ class _Counter:
         sources = [each for name in inputs for each in self.stored[name]]
         output = node.output[0]
         if not sources:  # made of weights alone
-            self.graph.weights.setdefault(output, self._folded(node))
+            self.graph.weights.setdefault(output, np.empty(self.sizes[output], np.uint8))  # its size alone matters
             self.packed.update({output} if node.op_type == "DequantizeLinear" else ())
             return
         if node.op_type in VIEWS:
@@ -105,33 +88,28 @@ class _Counter:
             self.stored[output] = [(name, small or int8) for name, int8 in sources]
             return
         index = self._layer_for(node, sources)
-        layer = self.layers[index]
-        layer.inputs.update(each for each in sources if self.maker.get(each[0]) != index)
-        self._add_costs(node, layer)
+        self.inputs[index].update(each for each in sources if self.maker.get(each[0]) != index)
+        self._add_costs(node, self.layers[index])
         for name in node.output:
             self.maker[name], self.stored[name] = index, [(name, False)]
 
     def finished(self) -> Dict[str, Any]:
         """Bytes of every layer's inputs and outputs, and the sums without what could stay on the chip."""
         ends = {each for value in self.graph.model.graph.output for each in self.stored[value.name]}
-        read_by: Dict[str, int] = {}
-        written = set(ends)
-        for layer in self.layers:
-            layer.reads = sum(self._bytes(each) for each in layer.inputs)
-            written |= {each for each in layer.inputs if each[0] in self.maker}
-            for name in {name for name, _ in layer.inputs}:
-                read_by[name] = read_by.get(name, 0) + 1
+        read = {each for inputs in self.inputs for each in inputs}
+        written = ends | {each for each in read if each[0] in self.maker}
+        read_by = Counter(name for inputs in self.inputs for name in {name for name, _ in inputs})
+        for layer, inputs in zip(self.layers, self.inputs):
+            layer["reads"] = self._bytes(inputs)
         for each in written:
-            self.layers[self.maker[each[0]]].writes += self._bytes(each)
-        skips = [each for each in written if read_by.get(each[0], 0) > 1]
-        starts = {each for layer in self.layers for each in layer.inputs if each[0] not in self.maker}
+            self.layers[self.maker[each[0]]]["writes"] += self._bytes([each])
         fused = {
-            "weights": sum(layer.weights for layer in self.layers),
-            "input": sum(self._bytes(each) for each in starts),
-            "output": sum(self._bytes(each) for each in ends),
-            "skips": 2 * sum(self._bytes(each) for each in skips),
+            "weights": sum(layer["weights"] for layer in self.layers),
+            "input": self._bytes(read - written),
+            "output": self._bytes(ends),
+            "skips": 2 * self._bytes(each for each in written if read_by[each[0]] > 1),
         }
-        return {"layers": [layer.to_dict() for layer in self.layers], "fused": fused}
+        return {"layers": self.layers, "fused": fused}
 
     def _layer_for(self, node: Any, sources: List[Stored]) -> int:
         """The layer that makes the node's latest input, if the node only follows and is alone to read it; else new."""
@@ -140,42 +118,36 @@ class _Counter:
         name = sources[latest][0]
         if node.op_type in FOLLOWS and made[latest] >= 0 and self.readers.get(name, 0) <= 1:
             return made[latest]
-        self.layers.append(Layer(node.name or node.output[0], node.op_type))
+        nothing = {"macs": 0, "int8": False, "weights": 0, "reads": 0, "writes": 0}
+        self.layers.append({"name": node.name or node.output[0], "op": node.op_type, **nothing})
+        self.inputs.append(set())
         return len(self.layers) - 1
 
-    def _add_costs(self, node: Any, layer: Layer) -> None:
+    def _add_costs(self, node: Any, layer: Dict[str, Any]) -> None:
         weights = self.graph.weights
-        if node.op_type not in SETTINGS:
-            for name in node.input:
-                if name in weights:
-                    width = 1 if name in self.packed else self.float_bytes
-                    layer.weights += int(weights[name].size) * width
-        layer.macs += macs_of(node, self.sizes)
+        for name in node.input if node.op_type not in SETTINGS else ():
+            if name in weights:
+                layer["weights"] += int(weights[name].size) * (1 if name in self.packed else self.float_bytes)
+        layer["macs"] += macs_of(node, self.sizes)
         if node.op_type in ("Conv", "ConvTranspose"):
-            layer.int8 = node.input[0] in self.packed and node.input[1] in self.packed
+            layer["int8"] = node.input[0] in self.packed and node.input[1] in self.packed
 
-    def _bytes(self, each: Stored) -> int:
-        name, int8 = each
-        kind = self.kinds[name]
-        width = 1 if int8 else self.float_bytes if kind in FLOATS else BYTES[kind]
-        return int(np.prod(self.sizes[name])) * width
+    def _bytes(self, tensors: Iterable[Stored]) -> int:
+        def width(name: str, int8: bool) -> int:
+            return 1 if int8 else self.float_bytes if self.kinds[name] in FLOATS else BYTES[self.kinds[name]]
+
+        return sum(int(np.prod(self.sizes[name])) * width(name, int8) for name, int8 in tensors)
 
     def _readers(self) -> Dict[str, int]:
         """How many nodes that compute read each tensor, through those that cost nothing."""
-        found: Dict[str, int] = {}
+        found: Counter[str] = Counter()
         lies: Dict[str, List[str]] = {}
         for node in self.graph.nodes:
             names = [each for name in node.input for each in lies.get(name, [name] if name else [])]
             if node.op_type in VIEWS or node.op_type in QDQ:
                 lies[node.output[0]] = names
             else:
-                for name in names:
-                    found[name] = found.get(name, 0) + 1
+                found.update(names)
         for value in self.graph.model.graph.output:
-            for name in lies.get(value.name, [value.name]):
-                found[name] = found.get(name, 0) + 1
+            found.update(lies.get(value.name, [value.name]))
         return found
-
-    def _folded(self, node: Any) -> np.ndarray[Any, Any]:
-        """Weights of the right size for a node of constants; their values do not matter here."""
-        return np.empty(self.sizes[node.output[0]], np.uint8)

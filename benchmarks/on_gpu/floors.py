@@ -9,8 +9,9 @@ cores, so real kernels stay further away. `roofline_ms`: per layer the longer of
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from gradseg.runtime.cuda.cuda_python_backend import import_cudart
 from gradseg.runtime.cuda.gpu import Gpu
@@ -65,19 +66,14 @@ RATES: Dict[str, Rates] = {
 
 def peaks_of(gpu: Gpu) -> Dict[str, Any]:
     """{"fp32", "fp16", "int8": multiply-accumulates per second or None, "source"} at the GPU's highest clock."""
-    rates = RATES.get(gpu.compute_capability)
-    if rates is None:
-        known = ", ".join(sorted(RATES))
-        return {"source": f"no published rates at hand for {gpu.compute_capability} (known: {known})", **_none()}
-    if gpu.clock_khz <= 0 or gpu.multiprocessors <= 0:
-        return {"source": "the driver does not say how many multiprocessors there are, or their clock", **_none()}
+    known = f"no published rates at hand for {gpu.compute_capability} (known: {', '.join(sorted(RATES))})"
+    rates = RATES.get(gpu.compute_capability, Rates(None, None, None, known))
     per_rate = gpu.multiprocessors * gpu.clock_khz * 1000
-    found = {name: getattr(rates, name) for name in _none()}
+    if rates.source != known and (gpu.clock_khz <= 0 or gpu.multiprocessors <= 0):
+        unknown = "the driver does not say how many multiprocessors there are, or their clock"
+        rates = Rates(None, None, None, unknown)
+    found = {name: getattr(rates, name) for name in FLOAT_BYTES}
     return {"source": rates.source, **{name: rate and rate * per_rate for name, rate in found.items()}}
-
-
-def _none() -> Dict[str, Any]:
-    return {"fp32": None, "fp16": None, "int8": None}
 
 
 def bandwidth_of(gpu: Gpu, cudart: Any = None) -> Dict[str, Any]:
@@ -110,7 +106,7 @@ def copy_bandwidth(cudart: Any, size: int) -> float:
 
     Streams and events are passed as the objects that cuda-python gave: old versions take no integers for them.
     """
-    held: List[Tuple[str, Any]] = []
+    held = contextlib.ExitStack()
 
     def call(name: str, *arguments: Any) -> Any:
         result = getattr(cudart, name)(*arguments)
@@ -119,10 +115,11 @@ def copy_bandwidth(cudart: Any, size: int) -> float:
         return result[1] if len(result) > 1 else None
 
     def take(give_back: str, name: str, *arguments: Any) -> Any:
-        held.append((give_back, call(name, *arguments)))
-        return held[-1][1]
+        thing = call(name, *arguments)
+        held.callback(getattr(cudart, give_back), thing)
+        return thing
 
-    try:
+    with held:
         stream = take("cudaStreamDestroy", "cudaStreamCreate")
         source, target = (take("cudaFree", "cudaMalloc", size) for _ in range(2))
         begin, end = (take("cudaEventDestroy", "cudaEventCreate") for _ in range(2))
@@ -135,9 +132,6 @@ def copy_bandwidth(cudart: Any, size: int) -> float:
             call("cudaEventRecord", end, stream)
             call("cudaStreamSynchronize", stream)
             times.append(float(call("cudaEventElapsedTime", begin, end)))
-    finally:
-        for give_back, thing in reversed(held):
-            getattr(cudart, give_back)(thing)
     middle = sorted(times[WAKING:])[COPIES // 2]
     if middle <= 0:
         raise RuntimeError("copies took no time by CUDA's events")
@@ -155,26 +149,20 @@ def floors_of(
     plain = "fp32" if precision == "fp32" else "fp16"
     moved = [each["weights"] + each["reads"] + each["writes"] for each in layers]
     once = sum(fused.values())
-    found: Dict[str, Any] = {
+    rates = [peaks["int8" if each["int8"] else plain] for each in layers]
+    known = all(rate or not each["macs"] for rate, each in zip(rates, layers))
+    times = [1000 * each["macs"] / rate if rate else 0.0 for rate, each in zip(rates, layers)]
+    memory = [1000 * each / bandwidth for each in moved] if bandwidth else []
+    return {
         "macs": sum(each["macs"] for each in layers),
         "int8_macs": sum(each["macs"] for each in layers if each["int8"]),
         "layers_bytes": sum(moved),
         "fused_bytes": once,
-        "memory_layers_ms": None,
-        "memory_fused_ms": None,
-        "arithmetic_ms": None,
-        "roofline_ms": None,
+        "memory_layers_ms": 1000 * sum(moved) / bandwidth if bandwidth else None,
+        "memory_fused_ms": 1000 * once / bandwidth if bandwidth else None,
+        "arithmetic_ms": sum(times) if known else None,
+        "roofline_ms": sum(map(max, memory, times)) if known and bandwidth else None,
     }
-    if bandwidth:
-        found["memory_layers_ms"] = 1000 * sum(moved) / bandwidth
-        found["memory_fused_ms"] = 1000 * once / bandwidth
-    rates = [peaks["int8" if each["int8"] else plain] for each in layers]
-    if all(rate or not each["macs"] for rate, each in zip(rates, layers)):
-        times = [1000 * each["macs"] / rate if each["macs"] else 0.0 for rate, each in zip(rates, layers)]
-        found["arithmetic_ms"] = sum(times)
-        if bandwidth:
-            found["roofline_ms"] = sum(max(1000 * bytes_ / bandwidth, time) for bytes_, time in zip(moved, times))
-    return found
 
 
 def distances(floors: Dict[str, Any], measured_ms: Optional[float]) -> Dict[str, Optional[float]]:
