@@ -10,6 +10,7 @@ measurement is a process of its own; its peak memory is what the operating syste
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -56,12 +57,8 @@ def prepare(task: Dict[str, Any]) -> Dict[str, Any]:
         cv2.imwrite(str(folder / f"{count:05d}.png"), resize(frame)[0], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     import onnxruntime  # noqa: F401  so that its version is among the conditions
 
-    return {
-        "count": count,
-        "tensors": len(tensors),
-        "input_hw": list(loaded.spec.input_hw),
-        "conditions": conditions(),
-    }
+    known = {"tensors": len(tensors), "input_hw": list(loaded.spec.input_hw), "conditions": conditions()}
+    return {"count": count, **known}
 
 
 def gradseg_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
@@ -92,12 +89,7 @@ def onnxruntime_ranges(task: Dict[str, Any]) -> Dict[str, Any]:
     from gradseg.calibration.qdq.int8 import observed_tensors
     from gradseg.graphs.frames import open_frames
 
-    kinds = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
-    }
-
+    kinds = {kind.name.lower(): kind for kind in CalibrationMethod}
     tensors = set(observed_tensors(onnx.load(task["onnx"]))[0])
     by_operator = calibrate.CalibraterBase.select_tensors_to_calibrate
 
@@ -129,10 +121,9 @@ def run_worker(task: Dict[str, Any], limit_mb: Optional[float]) -> Tuple[Dict[st
     for path in (answer, log):
         path.unlink(missing_ok=True)
     begin, peak, stopped = time.perf_counter(), 0.0, False
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(task)]
     with open(log, "wb") as stream:
-        child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(task)], stdout=stream, stderr=stream
-        )
+        child = subprocess.Popen(command, stdout=stream, stderr=stream)
         try:
             while True:
                 done, status, usage = os.wait4(child.pid, os.WNOHANG)
@@ -168,24 +159,19 @@ def _peak_mb(pid: int) -> float:
 def measure(task: Dict[str, Any], tools: Sequence[str], counts: Sequence[int], limit_mb: float, out: Any) -> None:
     """Appends a row per tool, method and number of frames to out.rows, and saves after each."""
     failed: Dict[Tuple[str, str], int] = {}
-    for count in counts:
-        for tool in tools:
-            for method in METHODS[tool]:
-                row: Dict[str, Any] = {"tool": tool, "method": method, "frames": count}
-                before = failed.get((tool, method))
-                if before is not None:
-                    row.update(peak_mb=None, seconds=None, failed=f"not tried: {before} frames failed")
-                else:
-                    own = {**task, "worker": tool, "method": method, "count": count}
-                    found, peak, seconds = run_worker(own, limit_mb)
-                    row.update(peak_mb=round(peak, 1), seconds=round(found.get("seconds", seconds), 3), **_rest(found))
-                    if "failed" in found:
-                        failed[tool, method] = count
-                out.add(row)
-
-
-def _rest(found: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in found.items() if key != "seconds"}
+    pairs = [(tool, method) for tool in tools for method in METHODS[tool]]
+    for count, (tool, method) in itertools.product(counts, pairs):
+        row: Dict[str, Any] = {"tool": tool, "method": method, "frames": count, "peak_mb": None, "seconds": None}
+        if (tool, method) in failed:
+            row["failed"] = f"not tried: {failed[tool, method]} frames failed"
+        else:
+            own = {**task, "worker": tool, "method": method, "count": count}
+            found, peak, seconds = run_worker(own, limit_mb)
+            row.update({"seconds": seconds, **found, "peak_mb": round(peak, 1)})
+            row["seconds"] = round(row["seconds"], 3)
+            if "failed" in found:
+                failed[tool, method] = count
+        out.add(row)
 
 
 class Results:
@@ -197,10 +183,9 @@ class Results:
 
     def add(self, row: Dict[str, Any]) -> None:
         self.rows.append(row)
-        if row["seconds"] is None:
-            words = row["failed"]
-        else:
-            words = f"{row['peak_mb']:9.1f} MB {row['seconds']:9.2f} s  {row.get('failed', '')}"
+        words = row.get("failed", "")
+        if row["seconds"] is not None:
+            words = f"{row['peak_mb']:9.1f} MB {row['seconds']:9.2f} s  {words}"
         print(f"{row['tool']:<12}{row['method']:<11}{row['frames']:>5} frames  {words}".rstrip(), flush=True)
         if self.path is not None:
             write_json(self.path, {"rows": self.rows, "conditions": self.known})

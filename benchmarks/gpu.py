@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
@@ -163,20 +163,9 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     from gradseg.benchmarks.on_gpu.pack import SCENES, Job
     from gradseg.benchmarks.on_gpu.pack import prepare as write_pack
 
-    job = Job(
-        models,
-        parse_size(args.size),
-        parse_size(args.frame_size),
-        args.data or SCENES,
-        args.calib,
-        checkpoints,
-        args.frames,
-        args.max_mib,
-        args.seed,
-        torch=args.torch != "none",
-        baked="frame" in args.borders,
-    )
-    write_pack(folder, job)
+    sizes, more = (parse_size(args.size), parse_size(args.frame_size)), (args.frames, args.max_mib, args.seed)
+    inside = {"torch": args.torch != "none", "baked": "frame" in args.borders}
+    write_pack(folder, Job(models, *sizes, args.data or SCENES, args.calib, checkpoints, *more, **inside))
 
 
 def run(folder: Path, args: argparse.Namespace, settings: Settings, launch: Optional[Launch] = None) -> int:
@@ -228,8 +217,7 @@ def work(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def backend_for(args: argparse.Namespace, plans: Path) -> Backend:
-    kinds: Dict[Optional[str], Callable[[Path], Backend]] = {None: TensorRt, "ort": OnOnnxRuntime}
-    return kinds[args.stand_in](plans)
+    return OnOnnxRuntime(plans) if args.stand_in == "ort" else TensorRt(plans)
 
 
 def slug(backend: Backend) -> str:
@@ -252,12 +240,11 @@ def identity_of(pack: Pack, backend: Backend, settings: Settings) -> Dict[str, A
 
 def facts_of(pack: Pack, settings: Settings) -> Dict[str, Any]:
     """Everything else that a figure needs."""
-    weights = {model: pack.index["models"][model]["weights"] for model in pack.models}
     return {
         "input_hw": list(pack.input_hw),
         "frame_hw": list(pack.frame_hw),
         "data": {**pack.index["data"], "frames": len(pack)},
-        "weights": weights,
+        "weights": {model: pack.index["models"][model]["weights"] for model in pack.models},
         "prepared": pack.index["conditions"],
         "conditions": conditions(samples=settings.samples, warmup=settings.warmup, turn=TURN, settle=SETTLE),
     }
@@ -266,10 +253,10 @@ def facts_of(pack: Pack, settings: Settings) -> Dict[str, Any]:
 def worker_command(args: argparse.Namespace, folder: Path, path: Path, plans: Path) -> List[str]:
     """This script again, for `--worker MODEL`."""
     command = [str(Path(__file__).resolve()), "--from", str(folder), "--json", str(path), "--plans", str(plans)]
-    for name in ("precisions", "borders", "torch", "samples", "warmup"):
-        command += [f"--{name}", str(getattr(args, name))]
-    command += ["--torch-python", args.torch_python] if args.torch_python else []
-    return [*command, *(["--stand-in", args.stand_in] if args.stand_in else [])]
+    for name in ("precisions", "borders", "torch", "samples", "warmup", "torch_python", "stand_in"):
+        value = getattr(args, name)
+        command += [f"--{name.replace('_', '-')}", str(value)] if value not in (None, "") else []
+    return command
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ engine.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any, Deque, Dict, List, Optional, Sequence
 
@@ -73,16 +76,10 @@ def recording(text: str) -> Source:
 
 def frames_in_memory(text: str, engine: Engine) -> List[np.ndarray[Any, Any]]:
     """The source's first frames as the engine takes them, uint8 BGR (1, h, w, 3) each."""
-    source, prepare = recording(text), Preprocessor(engine.frame_hw)
-    batches: List[np.ndarray[Any, Any]] = []
-    try:
-        while len(batches) < KEPT:
-            captured = source.read()
-            if captured is None:
-                break
-            batches.append(prepare(captured[0]).copy())
-    finally:
-        source.close()
+    prepare = Preprocessor(engine.frame_hw)
+    with contextlib.closing(recording(text)) as source:
+        captured = itertools.islice(iter(source.read, None), KEPT)
+        batches = [prepare(each[0]).copy() for each in captured if each is not None]
     if not batches:
         raise GradsegError(f"--source {text}: gives no frame")
     return batches
@@ -104,10 +101,10 @@ def alone(engine: Engine, batches: Sequence[np.ndarray[Any, Any]], frames: int) 
         else:
             np.copyto(ahead.staging, batch)
             ahead.begin(ahead.staging)
-        if ahead is not None and len(begun) == 2:
+            if len(begun) < 2:
+                continue
             ahead.finish()
-        if ahead is None or len(begun) == 2:
-            times[index] = time.perf_counter_ns() - begun.popleft()
+        times[index] = time.perf_counter_ns() - begun.popleft()
     busy.__exit__()
     if ahead is not None and begun:
         ahead.finish()
@@ -141,18 +138,15 @@ def measure(engines: Sequence[Engine], text: str, frames: Optional[int], rounds:
     "variants": a row each; "own_fps" and "loop_fps": the best of theirs, "ratio": of these two.
     """
     batches = frames_in_memory(text, engines[0])
-    count = 0
-    for engine in engines:
-        count = int(whole(engine, text, frames)["frames"])  # warms up, and says how many there are
+    count = [int(whole(engine, text, frames)["frames"]) for engine in engines][-1]  # warms up, and counts them
     turns: List[List[Dict[str, Any]]] = [[] for _ in engines]
     for index in range(rounds):
-        for number, engine in enumerate(engines):
+        for engine, kept in zip(engines, turns):
             turn: Dict[str, Any] = {}
             for name in ("alone", "loop") if index % 2 == 0 else ("loop", "alone"):
                 turn[name] = alone(engine, batches, count) if name == "alone" else whole(engine, text, frames)
-            turn["ratio"] = turn["loop"]["fps"] / turn["alone"]["fps"]
-            turns[number].append(turn)
-    variants = [variant(engine, turns[number]) for number, engine in enumerate(engines)]
+            kept.append({**turn, "ratio": turn["loop"]["fps"] / turn["alone"]["fps"]})
+    variants = [variant(engine, kept) for engine, kept in zip(engines, turns)]
     best = {name: max(float(each[name]) for each in variants) for name in ("own_fps", "loop_fps")}
     first = engines[0]
     return {
@@ -170,30 +164,26 @@ def measure(engines: Sequence[Engine], text: str, frames: Optional[int], rounds:
 def variant(engine: Engine, turns: List[Dict[str, Any]]) -> Dict[str, Any]:
     """The turns of one engine put together: frame rates of the mean times, medians of everything else."""
     fps = {name: 1.0 / float(np.mean([1.0 / turn[name]["fps"] for turn in turns])) for name in ("alone", "loop")}
-    loops, alones = [turn["loop"] for turn in turns], [turn["alone"] for turn in turns]
-    figures = {
-        stage: {figure: _median([each["stages_ms"][stage][figure] for each in loops]) for figure in known}
-        for stage, known in loops[0]["stages_ms"].items()
-    }
+    loop, own = (_medians([turn[name] for turn in turns]) for name in ("loop", "alone"))
     return {
         "streams": int(getattr(engine, "streams", 1)),
         "threads": engine.threads,
         "own_fps": fps["alone"],
         "loop_fps": fps["loop"],
         "ratio": fps["loop"] / fps["alone"],
-        "own_infer_p50_ms": _median([each["infer_p50_ms"] for each in alones]),
-        "own_cpu_ms_per_frame": _median([each["cpu_ms_per_frame"] for each in alones]),
-        "stages_ms": figures,
-        "cpu_ms_per_frame": {
-            thread: _median([each["cpu_ms_per_frame"][thread] for each in loops])
-            for thread in loops[0]["cpu_ms_per_frame"]
-        },
-        "others": _median([each["others"] for each in loops + alones]),
+        "own_infer_p50_ms": own["infer_p50_ms"],
+        "own_cpu_ms_per_frame": own["cpu_ms_per_frame"],
+        "stages_ms": loop["stages_ms"],
+        "cpu_ms_per_frame": loop["cpu_ms_per_frame"],
+        "others": _medians([turn[name]["others"] for turn in turns for name in ("loop", "alone")]),
         "rounds": turns,
     }
 
 
-def _median(values: Sequence[Optional[float]]) -> Optional[float]:
+def _medians(values: Sequence[Any]) -> Any:
+    """Of numbers, without those that are None; of dictionaries alike, for each of their keys."""
+    if isinstance(values[0], dict):
+        return {key: _medians([each[key] for each in values]) for key in values[0]}
     there = [value for value in values if value is not None]
     return float(np.median(there)) if there else None
 
@@ -240,21 +230,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if value is not None and value < 1:
             raise GradsegError(f"{name} {value}: expected a number above 0")
     check_output("--json", arguments.json, (arguments.engine, arguments.source, arguments.spec))
-    spec = read_spec(arguments.spec) if arguments.spec else None
-
-    def opened(threads: Optional[int]) -> Engine:
-        return open_engine(arguments.engine, threads, spec)
-
+    opened = partial(open_engine, arguments.engine, spec=read_spec(arguments.spec) if arguments.spec else None)
     engines: List[Engine] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for streams in sorted(set(arguments.streams)):
             engines.append(opened(arguments.threads) if streams == 1 else two_streams(opened, arguments.threads))
+            stack.callback(engines[-1].close)
         if engines[0].batch != 1:
             raise GradsegError(f"{engines[0].name}: takes {engines[0].batch} frames at a time; build it for 1")
         row = measure(engines, arguments.source, arguments.frames, arguments.rounds)
-    finally:
-        for engine in engines:
-            engine.close()
     print("\n".join(explained(row)))
     if arguments.json:
         write_json(arguments.json, {**row, "conditions": conditions(threads=engines[0].threads)})

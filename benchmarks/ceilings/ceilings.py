@@ -58,11 +58,10 @@ def measure_ceilings(threads: int, say: Say = print) -> Dict[str, Any]:
     caches = cache_sizes()
     arithmetic: Dict[str, Any] = {}
     for kind in KINDS:
-        rates: Dict[str, Any] = {}
-        for source in SOURCES:
-            answer = _asked(source, kind, threads)
-            rates[source] = answer.get("macs_per_s", answer.get("missing"))
-        arithmetic[kind] = best_of(rates)
+        answers = {source: _asked(source, kind, threads) for source in SOURCES}
+        arithmetic[kind] = best_of(
+            {name: found.get("macs_per_s", found.get("missing")) for name, found in answers.items()}
+        )
         if arithmetic[kind]:
             say(f"{kind} x{threads}: {arithmetic[kind]['best'] / 1e9:.1f} GMAC/s ({arithmetic[kind]['source']})")
     if not arithmetic["fp32"]:
@@ -80,11 +79,9 @@ def measure_ceilings(threads: int, say: Say = print) -> Dict[str, Any]:
 
 def best_of(rates: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
     """The fastest source, with all that was tried; None if none could do it."""
-    known = {source: rate for source, rate in rates.items() if isinstance(rate, float)}
-    if not known:
-        return None
-    source = max(known, key=lambda name: known[name])
-    return {"best": known[source], "source": source, "all": dict(rates)}
+    known = [(rate, source) for source, rate in rates.items() if isinstance(rate, float)]
+    best, source = max(known, default=(None, None))
+    return {"best": best, "source": source, "all": dict(rates)} if known else None
 
 
 def ceilings_of(measured: Mapping[str, Any]) -> Ceilings:

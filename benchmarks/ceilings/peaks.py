@@ -95,9 +95,8 @@ def onnxruntime_rate(kind: str, threads: int) -> float:
 
     if kind == "bf16":
         raise MissingError("ONNX Runtime computes in no bf16 on CPUs")
-    rates = []
+    rates, options = [], session_options(onnxruntime, threads)
     for macs, model in _models(kind == "int8"):
-        options = session_options(onnxruntime, threads)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         x = np.ones(session.get_inputs()[0].shape, np.uint8 if kind == "int8" else np.float32)
         rates.append(best_rate(macs, partial(session.run, None, {"x": x})))
@@ -106,7 +105,6 @@ def onnxruntime_rate(kind: str, threads: int) -> float:
 
 def _models(int8: bool) -> List[Tuple[int, bytes]]:
     """(multiply-accumulates, ONNX model) of a matrix product and of a convolution; int8: uint8 and int8 with Q/DQ."""
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     channels, pixels = CONV[1], CONV[2] * CONV[3]
@@ -127,15 +125,11 @@ def _models(int8: bool) -> List[Tuple[int, bytes]]:
                 helper.make_node(op, ["xf", "wf"], ["yf"], **pads),
                 helper.make_node("QuantizeLinear", ["yf", "scale", "zero"], ["y"]),
             ]
-        graph = helper.make_graph(
-            nodes,
-            "peak",
-            [helper.make_tensor_value_info("x", kind, shape)],
-            [helper.make_tensor_value_info("y", kind, CONV if op == "Conv" else (ROWS, COLUMNS))],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
-        )
-        opset = [helper.make_opsetid("", 17)]
-        found.append((macs, onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()))
+        ends = (("x", shape), ("y", CONV if op == "Conv" else (ROWS, COLUMNS)))
+        x, y = (helper.make_tensor_value_info(name, kind, size) for name, size in ends)
+        weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+        graph, opset = helper.make_graph(nodes, "peak", [x], [y], weights), [helper.make_opsetid("", 17)]
+        found.append((macs, helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()))
     return found
 
 
@@ -153,15 +147,15 @@ def native_rate(kind: str, threads: int) -> float:
 def memory_rates(size: int, threads: int) -> Dict[str, float]:
     """Copying (bytes read and written) and reading, all threads together; each works on its own `size` bytes."""
     context = multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        found: Any = manager.list()
-        barrier = context.Barrier(threads)
-        workers = [context.Process(target=_memory_worker, args=(size, barrier, found)) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        rates = list(found)
+    found, barrier = context.SimpleQueue(), context.Barrier(threads)
+    workers = [context.Process(target=_memory_worker, args=(size, barrier, found)) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    rates = []
+    while not found.empty():
+        rates.append(found.get())
     if len(rates) != threads:
         raise MissingError("a process of the memory measurement died")
     return {"copy_bytes_per_s": sum(copy for copy, _ in rates), "read_bytes_per_s": sum(read for _, read in rates)}
@@ -187,7 +181,7 @@ def _memory_worker(size: int, barrier: Any, found: Any) -> None:
     for work in (copy, read):
         barrier.wait()
         rates.append(best_rate(size * again, work, SECONDS / 2))
-    found.append(tuple(rates))
+    found.put(tuple(rates))
 
 
 SOURCES: Dict[str, Callable[[str, int], float]] = {

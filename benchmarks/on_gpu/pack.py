@@ -207,11 +207,9 @@ def _arguments(path: Path, job: Job) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_model_arguments(parser)
     add_calibration_arguments(parser)
-    height, width = job.input_hw
-    given = [str(path), "--size", f"{height}x{width}"]
-    given += ["--calib", job.calib] if job.calib else []
-    data = _other_data(job)
-    return parser.parse_args([*given, *(["--data", data] if data else [])])
+    given = {"--size": "{}x{}".format(*job.input_hw), "--calib": job.calib, "--data": _other_data(job)}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return parser.parse_args([str(path), *options])
 
 
 def _other_data(job: Job) -> Optional[str]:

@@ -67,20 +67,15 @@ class Settings:
 
 def rows_for(pack: Pack, settings: Settings, stand_in: bool = False) -> List[Dict[str, Any]]:
     """Every row of a run, in order."""
-    rows: List[Dict[str, Any]] = []
-
-    def add(model: str, engine: str, precision: str, border: str) -> None:
-        name = row_id(model, engine, precision, border)
-        rows.append({"id": name, "model": model, "engine": engine, "precision": precision, "border": border})
-
+    found: List[Tuple[str, str, str, str]] = []
     for model in settings.models or pack.models:
-        for border in settings.borders:
-            if border in pack.index["models"][model]["onnx"]:
-                for precision in settings.precisions:
-                    add(model, STAND_IN if stand_in else TENSORRT, precision, border)
-        for variant in settings.torch if pack.checkpoint(model) is not None else ():
-            add(model, TORCH, variant, "network")
-    return rows
+        borders = [border for border in settings.borders if border in pack.index["models"][model]["onnx"]]
+        engine = STAND_IN if stand_in else TENSORRT
+        found += [(model, engine, precision, border) for border in borders for precision in settings.precisions]
+        variants = settings.torch if pack.checkpoint(model) is not None else ()
+        found += [(model, TORCH, variant, "network") for variant in variants]
+    names = ("model", "engine", "precision", "border")
+    return [{"id": row_id(*each), **dict(zip(names, each))} for each in found]
 
 
 @dataclass
