@@ -23,8 +23,15 @@ from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_writable, read_json, require_file, write_json
 from gradseg.base.options import add, add_common, check_threads, command_parser
 from gradseg.base.packages import need
-from gradseg.benchmarks.ceilings.ceilings import ceilings_of, measure_ceilings
-from gradseg.benchmarks.ceilings.place import Ceilings, above_peak, by_group, placed, totals
+from gradseg.benchmarks.ceilings.ceilings import (
+    Ceilings,
+    above_peak,
+    by_group,
+    ceilings_of,
+    measure_ceilings,
+    placed,
+    totals,
+)
 from gradseg.models.spec import ARCHS, parse_size
 from gradseg.runtime.engines.ov import HINT, read_ir_metadata
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 from gradseg.base.files import atomic_path
-from gradseg.benchmarks.ceilings.ceilings import ceilings_of
+from gradseg.benchmarks.ceilings.ceilings import LEVELS, ceilings_of
 from gradseg.benchmarks.ceilings.nodes import plain
-from gradseg.benchmarks.ceilings.place import LEVELS
 from gradseg.calibration.cost.plots import new_figure
 
 COLOURS = {"fp32": "#2f5d9b", "bf16": "#3a8f5c", "int16": "#8a4fa3", "int8": "#c0612b"}

@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 
 from gradseg.base.errors import GradsegError
+from gradseg.benchmarks.ceilings.ceilings import Layer
 from gradseg.benchmarks.ceilings.nodes import Node, attributed, nodes_of_onnx, nodes_of_openvino
-from gradseg.benchmarks.ceilings.place import Layer
 from gradseg.data.scenes.frames import SceneVideo
 from gradseg.runtime.engines.ort import session_options
 from gradseg.runtime.native.files import load_program

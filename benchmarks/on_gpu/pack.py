@@ -46,6 +46,7 @@ LEFT, FIRST_FRAMES = 0.97, 24  # of the space, for frames, and what the first on
 LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 Say = Callable[[str], None]
 Forms = Dict[Tuple[str, str], Any]  # (weak or typed, precision) → export.trt_onnx.TrtOnnx
+Labellers = Dict[str, Dict[str, Labeller]]  # by network and kind of labels
 Networks = Dict[str, Tuple[int, bytes]]  # SHA-256 → (where it begins, ONNX file)
 
 
@@ -78,7 +79,7 @@ def prepare(folder: Path, job: Job, say: Say = print) -> dict[str, Any]:
     _empty(folder)
     networks: Networks = {}
     models: dict[str, Any] = {}
-    labellers: dict[str, dict[str, Labeller]] = {}
+    labellers: Labellers = {}
     for name in job.models:
         models[name], labellers[name] = _pack_model(folder, name, job, networks, say)
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": REACH}]
@@ -233,13 +234,7 @@ def checkpoint_for(name: str, job: Job, scratch: Path) -> tuple[Path, bool, str]
 
 
 def _pack_frames(
-    folder: Path,
-    data: Dataset,
-    job: Job,
-    models: dict[str, Any],
-    labellers: dict[str, dict[str, Labeller]],
-    space: float,
-    say: Say,
+    folder: Path, data: Dataset, job: Job, models: dict[str, Any], labellers: Labellers, space: float, say: Say
 ) -> list[dict[str, Any]]:
     """Writes frames, true labels and every network's; fills in the models' "labels", returns the index's "frames"."""
     count = job.frames or len(data)
@@ -264,12 +259,7 @@ def _pack_frames(
 
 
 def _pack_frame(
-    folder: Path,
-    data: Dataset,
-    index: int,
-    number: int,
-    models: dict[str, Any],
-    labellers: dict[str, dict[str, Labeller]],
+    folder: Path, data: Dataset, index: int, number: int, models: dict[str, Any], labellers: Labellers
 ) -> dict[str, Any]:
     """Frame `index` of the data as number `number` of the pack."""
     sample = data[index]

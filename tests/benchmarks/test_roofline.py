@@ -17,11 +17,22 @@ from hypothesis import strategies as st
 
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks import roofline
-from gradseg.benchmarks.ceilings.ceilings import USUAL, best_of, cache_sizes, ceilings_of, sizes_for
+from gradseg.benchmarks.ceilings.ceilings import (
+    USUAL,
+    Ceilings,
+    Layer,
+    above_peak,
+    best_of,
+    by_group,
+    cache_sizes,
+    ceilings_of,
+    placed,
+    sizes_for,
+    totals,
+)
 from gradseg.benchmarks.ceilings.nodes import Node, attributed, nodes_of_onnx, nodes_of_openvino, plain
 from gradseg.benchmarks.ceilings.page import draw
 from gradseg.benchmarks.ceilings.peaks import best_rate, memory_rates
-from gradseg.benchmarks.ceilings.place import Ceilings, Layer, above_peak, by_group, placed, totals
 from gradseg.benchmarks.ceilings.profiles import (
     in_turns,
     layers_of_native,
