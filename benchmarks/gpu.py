@@ -34,9 +34,8 @@ from gradseg.base.options import command_parser
 from gradseg.base.packages import need
 from gradseg.benchmarks.on_gpu.engines import Backend, OnOnnxRuntime, TensorRt
 from gradseg.benchmarks.on_gpu.index import BORDERS, PRECISIONS, Pack
-from gradseg.benchmarks.on_gpu.launch import AGAIN, Launch, in_process_of_its_own, run_models
+from gradseg.benchmarks.on_gpu.launch import AGAIN, Launch, TorchProcess, in_process_of_its_own, run_models, start_torch
 from gradseg.benchmarks.on_gpu.measure import SETTLE, TURN
-from gradseg.benchmarks.on_gpu.remote import TorchProcess, start_torch
 from gradseg.benchmarks.on_gpu.results import Results, table
 from gradseg.benchmarks.on_gpu.run import FreshProcess, Run, Settings, rows_for
 from gradseg.commands import command

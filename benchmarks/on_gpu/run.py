@@ -15,12 +15,20 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks.on_gpu.check import frames_for_timing, labels_of
-from gradseg.benchmarks.on_gpu.clocks import Clocks
 from gradseg.benchmarks.on_gpu.engines import Backend, Wanted
 from gradseg.benchmarks.on_gpu.floors import bandwidth_of, distances, floors_of, peaks_of
 from gradseg.benchmarks.on_gpu.index import BORDERS, PRECISIONS, Pack
-from gradseg.benchmarks.on_gpu.measure import FRAMES, EngineFailed, EngineSeries, Frames, Samples, Series, measure
-from gradseg.benchmarks.on_gpu.remote import TorchMissing, TorchProcess
+from gradseg.benchmarks.on_gpu.launch import TorchMissing, TorchProcess
+from gradseg.benchmarks.on_gpu.measure import (
+    FRAMES,
+    Clocks,
+    EngineFailed,
+    EngineSeries,
+    Frames,
+    Samples,
+    Series,
+    measure,
+)
 from gradseg.benchmarks.on_gpu.results import (
     BUILT,
     CHECKED,

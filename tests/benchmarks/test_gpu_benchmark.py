@@ -27,14 +27,13 @@ from places import ROOT
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks import gpu
 from gradseg.benchmarks.on_gpu import engines as gpu_engines
-from gradseg.benchmarks.on_gpu import remote as gpu_remote
+from gradseg.benchmarks.on_gpu import launch as gpu_launch
 from gradseg.benchmarks.on_gpu.check import labels_of
-from gradseg.benchmarks.on_gpu.clocks import Clocks
 from gradseg.benchmarks.on_gpu.engines import TensorRt, Wanted
 from gradseg.benchmarks.on_gpu.index import Pack
 from gradseg.benchmarks.on_gpu.labels import interleaved, levels_of
 from gradseg.benchmarks.on_gpu.launch import in_process_of_its_own, run_models
-from gradseg.benchmarks.on_gpu.measure import EngineFailed, Samples, measure, percentiles
+from gradseg.benchmarks.on_gpu.measure import Clocks, EngineFailed, Samples, measure, percentiles
 from gradseg.benchmarks.on_gpu.results import Results, checks_of, row_id, table
 from gradseg.benchmarks.on_gpu.run import Settings, rows_for
 from gradseg.data.scenes.frames import ScenesData
@@ -45,9 +44,8 @@ MODEL = "dg4-star-light"
 FAST = Settings(samples=12, warmup=2, torch=())
 DEVICE_SIDE = (
     "gpu",
-    *(f"on_gpu.{name}" for name in ("index", "check", "clocks", "engines", "floors", "launch", "measure")),
+    *(f"on_gpu.{name}" for name in ("index", "check", "engines", "floors", "launch", "measure", "results", "run")),
 )
-DEVICE_SIDE += ("on_gpu.remote", "on_gpu.results", "on_gpu.run")
 
 
 @pytest.fixture(scope="module")
@@ -576,7 +574,7 @@ for line in sys.stdin:
 
 
 def test_what_goes_wrong_in_the_other_process_is_one_line() -> None:
-    process = gpu_remote.TorchProcess([sys.executable, "-c", ECHO])
+    process = gpu_launch.TorchProcess([sys.executable, "-c", ECHO])
     try:
         series, labels = process.open("r", "m", "eager")
         assert process.facts == {"torch": "2"} and labels == {}
@@ -589,7 +587,7 @@ def test_what_goes_wrong_in_the_other_process_is_one_line() -> None:
         series.close()
     finally:
         process.close()
-    slow = gpu_remote.TorchProcess([sys.executable, "-c", ECHO])
+    slow = gpu_launch.TorchProcess([sys.executable, "-c", ECHO])
     with pytest.raises(GradsegError, match="no answer to end_to_end within 0 s"):
         slow.ask("end_to_end", 0.05)
     slow.close()
@@ -604,12 +602,12 @@ def test_a_python_with_cuda_is_looked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("LD_LIBRARY_PATH", "/packed/lib")
     good = fake("good", 0)
-    python, environment = gpu_remote.find_python(good)
+    python, environment = gpu_launch.find_python(good)
     assert python == good and "LD_LIBRARY_PATH" not in environment and environment["PYTHONPATH"] == str(ROOT / "src")
-    with pytest.raises(gpu_remote.TorchMissing, match="its PyTorch finds no CUDA"):
-        gpu_remote.find_python(fake("blind", 7))
-    with pytest.raises(gpu_remote.TorchMissing, match="No such file"):
-        gpu_remote.find_python(str(tmp_path / "absent"))
+    with pytest.raises(gpu_launch.TorchMissing, match="its PyTorch finds no CUDA"):
+        gpu_launch.find_python(fake("blind", 7))
+    with pytest.raises(gpu_launch.TorchMissing, match="No such file"):
+        gpu_launch.find_python(str(tmp_path / "absent"))
 
 
 # --- the command ---

@@ -11,7 +11,7 @@ import numpy as np
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks.on_gpu.engines import Wanted
 from gradseg.benchmarks.on_gpu.index import Pack
-from gradseg.benchmarks.on_gpu.remote import TorchMissing, TorchProcess
+from gradseg.benchmarks.on_gpu.launch import TorchMissing, TorchProcess
 from gradseg.benchmarks.on_gpu.results import Results
 from gradseg.benchmarks.on_gpu.run import FreshProcess, Run, Settings, rows_for
 from gradseg.runtime.cuda.gpu import Gpu
