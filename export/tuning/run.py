@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from gradseg.base.conditions import conditions
 from gradseg.export.trt.best import DROP
@@ -26,15 +26,13 @@ from gradseg.export.tuning.candidates import (
 )
 from gradseg.export.tuning.judge import Judge, refuse_drop
 from gradseg.export.tuning.machine import Placement, governor, noise_warnings, versions
-from gradseg.export.tuning.measure import BUILT, Deadline, Measuring
+from gradseg.export.tuning.measure import BUILT, Deadline, Measuring, Say
 from gradseg.export.tuning.prepare import PLAIN, prepared
 from gradseg.export.tuning.process import CandidateError, Worker
 from gradseg.export.tuning.state import Record, Store
 from gradseg.export.tuning.verdict import spread
 from gradseg.export.tuning.words import fastest_of
 from gradseg.models.spec import ModelSpec
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass
@@ -54,12 +52,7 @@ class Tuned:
 
 
 def tuned(
-    args: argparse.Namespace,
-    store: Store,
-    folder: Path,
-    where: Sequence[Placement],
-    deadline: Deadline,
-    say: Say,
+    args: argparse.Namespace, store: Store, folder: Path, where: Sequence[Placement], deadline: Deadline, say: Say
 ) -> Tuned:
     """folder: a temporary one. where: the usual placement of threads, then others to try on those in front."""
     load = os.getloadavg()[0]
@@ -77,19 +70,19 @@ def tuned(
         store, folder, lambda: Judge(args.data, spec, args.limit, args.max_drop), base, drop, where[0].threads
     )
     try:
-        _build(listed, records, store, bench, deadline, say, FIRST)
         work = Measuring(bench, [each for each in records if each.name in FIRST], BASE, deadline, say)
+        _build(listed, records, work, bench, FIRST)
         work.screen(always=True)
-        _build(listed, records, store, bench, deadline, say)
+        _build(listed, records, work, bench)
         work.add([each for each in records if each.files or each.state])
         work.screen()
-        more = _variants(listed, work, where, store, bench, deadline, say)
+        more = _variants(listed, work, where, bench)
         records += more
         work.add(more)
         work.screen()
         work.settle()
         work.judge_all()
-        _profile(list(work.records.values()), bench, deadline, say)
+        _profile(work, bench)
     finally:  # also of a run that ends too soon: its figures are kept, so what is to be said of them is too
         bench.close()
         if bench.measured:
@@ -124,84 +117,56 @@ def _known(store: Store, fresh: Record) -> Record:
 
 
 def _variants(
-    listed: Sequence[Candidate],
-    work: Measuring,
-    where: Sequence[Placement],
-    store: Store,
-    bench: Workbench,
-    deadline: Deadline,
-    say: Say,
+    listed: Sequence[Candidate], work: Measuring, where: Sequence[Placement], bench: Workbench
 ) -> List[Record]:
     """Those in front with their threads placed otherwise. Who is in front is decided once."""
-    front = store.read("front")
+    front = bench.store.read("front")
     if front is None:
         front = work.front()
-        store.write("front", front)
+        bench.store.write("front", front)
     made: List[Record] = []
-    for candidate in [each for each in listed if each.name in front]:
-        record = work.records[candidate.name]
-        others = [placed(record, each) for each in where[1:]] if record.files else []
-        made += [_known(store, each) for each in others]
-    openvino = [each for name in front for each in listed if each.name == name and pinned(each)][:1]
-    more = [each for candidate in openvino for each in pinned(candidate)]
-    records = [_known(store, record_of(each, where[0])) for each in more]
-    _build(more, records, store, bench, deadline, say)
+    for record in [work.records[each.name] for each in listed if each.name in front]:
+        made += [_known(bench.store, placed(record, each)) for each in where[1:] if record.files]
+    more = next(filter(None, (pinned(each) for name in front for each in listed if each.name == name)), [])
+    records = [_known(bench.store, record_of(each, where[0])) for each in more]
+    _build(more, records, work, bench)
     return [*made, *(each for each in records if each.files or each.state)]
 
 
 def _build(
-    listed: Sequence[Candidate],
-    records: Sequence[Record],
-    store: Store,
-    bench: Workbench,
-    deadline: Deadline,
-    say: Say,
-    first: Sequence[str] = (),
+    listed: Sequence[Candidate], records: Sequence[Record], work: Measuring, bench: Workbench, first: Sequence[str] = ()
 ) -> None:
-    """Builds what is not built yet, each in a process that may crash. first: only these, however short the time."""
-    with _builder(bench) as builder:
+    """Builds what is not built yet, in a process that may crash: a new one follows it. first: only these, however short
+    the time."""
+    with contextlib.ExitStack() as stack:
+        builder: Optional[Worker] = None
         for candidate, record in zip(listed, records):
             if record.files or record.state or (first and candidate.name not in first):
                 continue
             why = unavailable(candidate)
             if why:
                 record.state, record.reason = "unavailable", why
-            elif not first and not deadline.allows(until=BUILT):
+            elif not first and not work.deadline.allows(until=BUILT):
                 continue
             else:
-                say(f"building: {candidate.title}")
+                work.say(f"building: {candidate.title}")
                 try:
-                    built(candidate, record, store, builder())
+                    if builder is None or not builder.alive:
+                        builder = stack.enter_context(bench.worker())
+                    built(candidate, record, bench.store, builder)
                 except CandidateError as error:
                     record.state, record.reason = error.state, str(error)
-            store.keep(record)
+            bench.store.keep(record)
 
 
-@contextlib.contextmanager
-def _builder(bench: Workbench) -> Iterator[Callable[[], Worker]]:
-    """Gives a process to build in, made when first asked for, and again if it crashed."""
-    live: List[Worker] = []
-
-    def get() -> Worker:
-        if not live or not live[-1].alive:
-            live.append(bench.worker())
-        return live[-1]
-
-    try:
-        yield get
-    finally:
-        for worker in live:
-            worker.close()
-
-
-def _profile(records: Sequence[Record], bench: Workbench, deadline: Deadline, say: Say) -> None:
+def _profile(work: Measuring, bench: Workbench) -> None:
     """Where ONNX Runtime's best INT8 and float32 spend their time: why one of them lost."""
-    ort = [each for each in records if each.engine == ORT]
+    ort = [each for each in work.records.values() if each.engine == ORT]
     for some in ([e for e in ort if e.precision == "int8"], [e for e in ort if e.exact]):
-        best: Optional[Record] = fastest_of(some)
-        if best is None or best.operators or not deadline.allows(1.0):
+        best = fastest_of(some)
+        if best is None or best.operators or not work.deadline.allows(1.0):
             continue
-        say(f"looking into {best.title}")
+        work.say(f"looking into {best.title}")
         with contextlib.suppress(CandidateError):  # it is only an explanation
             best.operators = bench.operators(best)
             bench.keep(best)

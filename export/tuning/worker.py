@@ -82,8 +82,6 @@ class Served:
         """Milliseconds per frame by operator, as ONNX Runtime's profiler sees them; {} for other engines."""
         if Path(given["path"]).suffix != ".onnx":
             return {"ms": {}}
-        from gradseg.export.tuning.worker import operators
-
         return {"ms": operators(given["path"], given["threads"], self.frames)}
 
 
