@@ -13,16 +13,17 @@ from gradseg.base.errors import GradsegError
 from gradseg.export.tuning.candidates import BASE
 from gradseg.export.tuning.judge import Exactness, Judge
 from gradseg.export.tuning.machine import Others, cpu_seconds
-from gradseg.export.tuning.measure import WARM_UP
-from gradseg.export.tuning.process import CandidateError, Pool, Worker, room_for
+from gradseg.export.tuning.process import WARM_UP, CandidateError, Pool, Worker, room_for
 from gradseg.export.tuning.state import Record, Store
 from gradseg.export.tuning.verdict import percentile
+from gradseg.graphs.sessions import OnnxRunner
 
 OVERHEAD_MS = 4.0  # of a scored frame beside the engine
 
 
 class Workbench:
-    """See `tuning.measure.Bench`. The frames are read when something is first to be measured.
+    """What `Measuring` needs from outside: open engines, judgement of labels, and a place to keep records. The frames
+    are read when something is first to be measured.
 
     Args:
         folder: a temporary one.
@@ -60,11 +61,13 @@ class Workbench:
         return Worker(self.folder)
 
     def running(self, record: Record) -> Worker:
+        """Open, with the first frames behind it if it was opened now. CandidateError if it cannot be."""
         found = self._pool.get(record.name)
         if found is not None:
             return found
         frame_hw = self.judge.spec.input_hw
-        self._count_others()
+        if self._others is None:
+            self._own, self._others = self._cpu(), Others()
         worker = self.worker()
         try:
             path = self.store.folder / record.files[0]
@@ -79,9 +82,11 @@ class Workbench:
         return worker
 
     def done_with(self, record: Record) -> None:
+        """Its process may end."""
         self._pool.drop(record.name)
 
-    def check(self, record: Record, running: Any) -> None:
+    def check(self, record: Record, running: Worker) -> None:
+        """Its labels on a few frames; notes agreement. CandidateError if they rule it out."""
         if self._exactness is None:
             frames = np.load(str(self.folder / "frames.npy"))
             self._exactness = Exactness(self._base, frames, self._threads)
@@ -91,20 +96,16 @@ class Workbench:
             raise CandidateError(str(error), "refused") from error
         record.agreement, record.notes = share, [*record.notes, *warnings]
 
-    def score(self, record: Record, running: Any) -> Dict[str, Any]:
+    def score(self, record: Record, running: Worker) -> Dict[str, Any]:
+        """As `tuning.judge.Judge.score`. Without FP32's labels, which are not kept, they are computed again first."""
         if not self.judge.has_reference:
             if record.name == BASE:
                 return self.judge.expect(running.infer)
-            self._expect()
+            self.judge.expect(OnnxRunner(self._base.read_bytes(), str(self._base), self._threads).first)
         return self.judge.score(running.infer)
 
-    def _expect(self) -> None:
-        """FP32's labels again, after a kill: they are not kept."""
-        from gradseg.graphs.sessions import OnnxRunner
-
-        self.judge.expect(OnnxRunner(self._base.read_bytes(), str(self._base), self._threads).first)
-
     def score_seconds(self, record: Record) -> float:
+        """How long that will take."""
         return self.judge.count * (percentile(record.screening, 0.5) + OVERHEAD_MS) / 1e3
 
     def keep(self, record: Record) -> None:
@@ -121,10 +122,6 @@ class Workbench:
         if self._others is not None:
             self.others_share = self._others.share(self._cpu() - self._own)
         self._pool.close()
-
-    def _count_others(self) -> None:
-        if self._others is None:
-            self._own, self._others = self._cpu(), Others()
 
     def _cpu(self) -> float:
         """Seconds of CPU of this process and of all candidates', past and present."""

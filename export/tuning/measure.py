@@ -5,17 +5,18 @@ from __future__ import annotations
 import datetime
 import functools
 import time
-from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
 
 from gradseg.base.errors import GradsegError
 from gradseg.export.tuning.judge import fault
-from gradseg.export.tuning.process import CandidateError
+from gradseg.export.tuning.process import WARM_UP, CandidateError
 from gradseg.export.tuning.state import Record
 from gradseg.export.tuning.verdict import Turns, contenders, far_apart, percentile
 
-TURN, SETTLE, WARM_UP = 10, 3, 6  # timed frames of a turn, untimed ones before them, and before the first turn
+if TYPE_CHECKING:
+    from gradseg.export.tuning.bench import Workbench
+
+TURN, SETTLE = 10, 3  # timed frames of a turn, untimed ones before them
 ROUNDS = 20
 LEAST = 3  # turns of each before anyone's labels are checked for being in front
 LONG_TURN_MS = 1000.0  # a turn of slow frames has fewer of them
@@ -26,42 +27,6 @@ BUILT, SCREENED = 0.5, 0.65  # shares of the time after which nothing more is bu
 PLACED = 3  # of how many in front other ways of placing threads are tried
 
 Say = Callable[[str], None]
-
-
-class Running(Protocol):
-    """An open engine, as `tuning.process.Worker` is one."""
-
-    def ask(self, what: str, **given: Any) -> Dict[str, Any]: ...
-
-    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
-
-
-class Bench(Protocol):
-    """What `Measuring` needs from outside: open engines, judgement of labels, and a place to keep records."""
-
-    drop: float
-
-    def running(self, record: Record) -> Running:
-        """Open, with the first frames behind it if it was opened now. CandidateError if it cannot be."""
-        ...
-
-    def done_with(self, record: Record) -> None:
-        """Its process may end."""
-        ...
-
-    def check(self, record: Record, running: Running) -> None:
-        """Its labels on a few frames; notes agreement. CandidateError if they rule it out."""
-        ...
-
-    def score(self, record: Record, running: Running) -> Dict[str, Any]:
-        """As `tuning.judge.Judge.score`."""
-        ...
-
-    def score_seconds(self, record: Record) -> float:
-        """How long that will take."""
-        ...
-
-    def keep(self, record: Record) -> None: ...
 
 
 class Deadline:
@@ -99,7 +64,7 @@ class Deadline:
 class Measuring:
     """Screening, rounds and scores of records whose engines are built. Whatever it learns stands in the records."""
 
-    def __init__(self, bench: Bench, records: Sequence[Record], base: str, deadline: Deadline, say: Say) -> None:
+    def __init__(self, bench: Workbench, records: Sequence[Record], base: str, deadline: Deadline, say: Say) -> None:
         self.bench, self.deadline, self.say = bench, deadline, say
         self.records: Dict[str, Record] = {record.name: record for record in records}
         self.base = self.records[base]
@@ -187,11 +152,9 @@ class Measuring:
             scored = sum(self._scoring(self.records[name]) for name in kept[:2] if not self.records[name].score)
             more = [name for name in kept if name not in needed]
             if not more or self.deadline.holds(max(1, LEAST - begun) * self._round_seconds(kept) + scored):
-                break
+                return [name for name in names if name in kept]
             kept.remove(more[-1])
             self.deadline.ran_out = True
-        kept = [name for name in names if name in kept]
-        return kept
 
     def _turn(self, record: Record, number: int) -> None:
         running = self.bench.running(record)

@@ -18,6 +18,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.json_process import JsonProcess, environment_for
 
 START, BUILD, OPEN, ANSWER = 120.0, 900.0, 600.0, 300.0  # seconds until a process counts as hung
+WARM_UP = 6  # untimed frames before the first turn
 
 
 class CandidateError(Exception):

@@ -26,7 +26,7 @@ class Toy:
 
 @dataclass
 class FakeBench:
-    """A `tuning.measure.Bench`. drift: by round, what all latencies are multiplied with. calls: (what, name)."""
+    """In place of a `Workbench`. drift: by round, what all latencies are multiplied with. calls: (what, name)."""
 
     toys: Dict[str, Toy]
     drop: float = 0.5
