@@ -15,6 +15,7 @@ from gradseg.export.tuning.state import Record, Store
 
 TORCH, ORT, OPENVINO, NATIVE = "PyTorch", "ONNX Runtime", "OpenVINO", "GradSeg native"
 MODULES = {TORCH: "torch", ORT: "onnxruntime", OPENVINO: "openvino"}
+BUILDS = {TORCH: ("copy", ".pth"), ORT: ("copy", ".onnx"), OPENVINO: ("openvino", ".xml"), NATIVE: ("native", ".gsn")}
 BASE = f"ort-fp32-{PLAIN}"  # FP32 as exported: whose labels and mIoU the others are held against
 FIRST = (BASE, "native-int8", "ort-int8-cpu")  # built and looked at before all others, however short the time
 
@@ -22,14 +23,12 @@ FIRST = (BASE, "native-int8", "ort-int8-cpu")  # built and looked at before all 
 @dataclass(frozen=True)
 class Candidate:
     """precision: fp32, bf16 or int8. rewrite: in words. source: file in the work folder, None where there is none, and
-    then `missing` says why. how, hint, pinning: see `tuning.build`. base: whose labels it has as its variant."""
+    then `missing` says why. hint, pinning: see `tuning.worker.build`. base: whose labels it has as its variant."""
 
     name: str
     engine: str
     precision: str
     rewrite: str
-    how: str
-    suffix: str
     source: Optional[str]
     missing: str = ""
     hint: str = ""
@@ -43,58 +42,36 @@ class Candidate:
 
 def candidates(sources: Sources) -> List[Candidate]:
     """The base first, then the promising ones: where time is short, the last are left out."""
-    forms = sources.floats
-    base = Candidate(BASE, ORT, "fp32", "as exported", "copy", ".onnx", forms[PLAIN])
-    int8 = []
-    for name, words in (("cpu", "grouped convolutions as dense ones"), ("groups", "true groups")):
-        where = sources.int8.get(name), sources.missing.get(name, "")
-        int8.append(Candidate(f"ort-int8-{name}", ORT, "int8", words, "copy", ".onnx", *where))
-    found = [base, *_native(sources), int8[0], *_openvino(sources)]
-    for name, file in forms.items():
-        if name != PLAIN:
-            found.append(Candidate(f"ort-fp32-{name}", ORT, "fp32", sources.words[name], "copy", ".onnx", file))
-    found += int8[1:]
-    if sources.checkpoint is not None:
-        found.append(Candidate("torch-fp32", TORCH, "fp32", "eager, as trained", "copy", ".pth", sources.checkpoint))
-    return found
+    forms, words = sources.floats, "rewritten for it"
+    plain = forms[PLAIN]
 
+    def int8(name: str, engine: str, rewrite: str, kind: str, hint: str = "") -> Candidate:
+        return Candidate(name, engine, "int8", rewrite, sources.int8.get(kind), sources.missing.get(kind, ""), hint)
 
-def _native(sources: Sources) -> List[Candidate]:
-    where = sources.int8.get("native"), sources.missing.get("native", "")
-    return [Candidate("native-int8", NATIVE, "int8", "fused blocks", "native", ".gsn", *where)]
-
-
-def _openvino(sources: Sources) -> List[Candidate]:
-    plain, words = sources.floats[PLAIN], "rewritten for it"
-    where = sources.int8.get("openvino"), sources.missing.get("openvino", "")
-    int8 = Candidate(
-        "openvino-int8", OPENVINO, "int8", f"{words}, the rest in float32", "openvino", ".xml", *where, "f32"
-    )
-    bf16 = Candidate(
-        "openvino-int8-bf16", OPENVINO, "int8", f"{words}, the rest in bf16", "openvino", ".xml", *where, "bf16"
-    )
-    return [
-        int8,
-        Candidate("openvino-fp32", OPENVINO, "fp32", words, "openvino", ".xml", plain, hint="f32"),
-        Candidate("openvino-bf16", OPENVINO, "bf16", words, "openvino", ".xml", plain, hint="bf16"),
-        bf16,
+    found = [
+        Candidate(BASE, ORT, "fp32", "as exported", plain),
+        int8("native-int8", NATIVE, "fused blocks", "native"),
+        int8("ort-int8-cpu", ORT, "grouped convolutions as dense ones", "cpu"),
+        int8("openvino-int8", OPENVINO, f"{words}, the rest in float32", "openvino", "f32"),
+        Candidate("openvino-fp32", OPENVINO, "fp32", words, plain, hint="f32"),
+        Candidate("openvino-bf16", OPENVINO, "bf16", words, plain, hint="bf16"),
+        int8("openvino-int8-bf16", OPENVINO, f"{words}, the rest in bf16", "openvino", "bf16"),
+        *(Candidate(f"ort-fp32-{n}", ORT, "fp32", sources.words[n], forms[n]) for n in forms if n != PLAIN),
+        int8("ort-int8-groups", ORT, "true groups", "groups"),
     ]
+    if sources.checkpoint is not None:
+        found.append(Candidate("torch-fp32", TORCH, "fp32", "eager, as trained", sources.checkpoint))
+    return found
 
 
 def pinned(candidate: Candidate) -> List[Candidate]:
     """The same with OpenVINO's threads kept to their cores, and with them left to the system; others have no choice."""
     if candidate.engine != OPENVINO:
         return []
-    ways = ((True, "threads kept to their cores", "pinned"), (False, "threads left to the system", "loose"))
+    name, rewrite = candidate.name, f"{candidate.rewrite}, threads "
     return [
-        replace(
-            candidate,
-            name=f"{candidate.name}-{short}",
-            rewrite=f"{candidate.rewrite}, {words}",
-            pinning=pinning,
-            base=candidate.name,
-        )
-        for pinning, words, short in ways
+        replace(candidate, name=f"{name}-pinned", rewrite=f"{rewrite}kept to their cores", pinning=True, base=name),
+        replace(candidate, name=f"{name}-loose", rewrite=f"{rewrite}left to the system", pinning=False, base=name),
     ]
 
 
@@ -112,23 +89,17 @@ def unavailable(candidate: Candidate) -> str:
 
 def record_of(candidate: Candidate, placement: Placement) -> Record:
     """A record without figures."""
-    made = Record(candidate.name, candidate.title, candidate.engine, candidate.precision, candidate.rewrite)
-    made.threads, made.cpus, made.base = placement.threads, list(placement.cpus), candidate.base
-    return made
+    names = (candidate.name, candidate.title, candidate.engine, candidate.precision, candidate.rewrite)
+    return Record(*names, placement.threads, list(placement.cpus), base=candidate.base)
 
 
 def built(candidate: Candidate, record: Record, store: Store, worker: Worker) -> None:
     """Builds the candidate in the worker's process and notes its files; CandidateError if that cannot be done."""
     assert candidate.source is not None
-    out = store.folder / "engines" / f"{candidate.name}{candidate.suffix}"
-    given: Dict[str, Any] = {
-        "how": candidate.how,
-        "source": str(store.folder / candidate.source),
-        "out": str(out),
-        "hint": candidate.hint,
-        "pinning": candidate.pinning,
-    }
-    files = [Path(path) for path in worker.ask("build", BUILD, **given)["files"]]
+    how, suffix = BUILDS[candidate.engine]
+    given = {"source": str(store.folder / candidate.source), "hint": candidate.hint, "pinning": candidate.pinning}
+    out = str(store.folder / "engines" / f"{candidate.name}{suffix}")
+    files = [Path(path) for path in worker.ask("build", BUILD, how=how, out=out, **given)["files"]]
     if not files:
         raise CandidateError("nothing was built")
     record.files = [str(path.relative_to(store.folder)) for path in files]
@@ -138,9 +109,7 @@ def built(candidate: Candidate, record: Record, store: Store, worker: Worker) ->
 
 def placed(record: Record, placement: Placement) -> Record:
     """The same engine with its threads elsewhere, nothing measured yet."""
-    made = Record.from_dict(record.to_dict())
-    made.name, made.base = f"{record.name}@{placement.threads}", record.name
-    made.title = f"{record.title}, {placement.words}"
-    made.threads, made.cpus = placement.threads, list(placement.cpus)
-    made.screening, made.turns, made.memory_bytes = [], {}, 0
-    return made
+    name, title = f"{record.name}@{placement.threads}", f"{record.title}, {placement.words}"
+    where = {"threads": placement.threads, "cpus": list(placement.cpus), "base": record.name}
+    anew: Dict[str, Any] = {"screening": [], "turns": {}, "memory_bytes": 0}
+    return Record.from_dict({**record.to_dict(), "name": name, "title": title, **where, **anew})
