@@ -96,13 +96,7 @@ def prepare_folder(out: Path, resume: bool, advice: str = "continue it with --re
 
 
 T = TypeVar("T")
-FACTS = {
-    "phase": "{:<7}",
-    "alpha": "alpha {:.3f}",
-    "lr": "lr {:.2e}",
-    "loss": "loss {:.4f}",
-    "zeros": "zeros {:.3f}",
-}
+FACTS = {"phase": "{:<7}", "alpha": "alpha {:.3f}", "lr": "lr {:.2e}", "loss": "loss {:.4f}", "zeros": "zeros {:.3f}"}
 
 
 class Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 from gradseg.base.errors import GradsegError
 from gradseg.train.feed.augment import PRESETS
@@ -17,18 +17,19 @@ PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 class Settings:
     """What the frozen dataclasses of a run's settings share."""
 
-    @staticmethod
-    def check(
-        words: Iterable[tuple[str, Optional[str], Iterable[Optional[str]]]],
-        numbers: Iterable[tuple[str, Optional[float], bool, str]],
-    ) -> None:
-        """GradsegError for the first (option, word, those known) and (option, number, whether it fits, need) amiss."""
-        for name, text, known in words:
-            if text not in known:
-                raise GradsegError(f"--{name} {text!r}: one of {', '.join(each for each in known if each)}")
-        for name, number, fits, need in numbers:
-            if not fits:
-                raise GradsegError(f"--{name} {number}: must be {need}")
+    def check_words(self, **known: Iterable[Optional[str]]) -> None:
+        """GradsegError for the first of these fields that is no word known."""
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                each = ", ".join(word for word in words if word)
+                raise GradsegError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: one of {each}")
+
+    def check_numbers(self, need: str, fits: Callable[[Any], bool], *names: str) -> None:
+        """GradsegError for the first of these fields that is given and does not fit."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise GradsegError(f"--{name.replace('_', '-')} {value}: must be {need}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -74,30 +75,17 @@ class FitSettings(Settings):
     val_every: int = 1
 
     def __post_init__(self) -> None:
-        words = (
-            ("augment", self.augment, PRESETS),
-            ("class-weights", self.class_weights, WEIGHTINGS),
-            ("alpha-schedule", self.alpha_schedule, ALPHA_SCHEDULES),
-            ("precision", self.precision, PRECISIONS),
+        self.check_words(
+            augment=PRESETS, class_weights=WEIGHTINGS, precision=PRECISIONS, alpha_schedule=ALPHA_SCHEDULES
         )
-        numbers = (
-            ("batch", self.batch, self.batch >= 1, "at least 1"),
-            ("seed", self.seed, self.seed >= 0, "0 or more"),
-            ("encoder-epochs", self.encoder_epochs, (self.encoder_epochs or 0) >= 0, "0 or more"),
-            ("decoder-epochs", self.decoder_epochs, (self.decoder_epochs or 0) >= 0, "0 or more"),
-            ("val-every", self.val_every, self.val_every >= 1, "at least 1"),
-            ("lr", self.lr, self.lr > 0, "above 0"),
-            ("weight-decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("jaccard", self.jaccard, self.jaccard >= 0, "0 or more"),
-            ("dropout", self.dropout, 0 <= self.dropout <= 3, "0 to 3"),
-            ("ema", self.ema, 0 <= self.ema < 1, "0 or more and below 1"),
-            ("alpha-until", self.alpha_until, 0 < self.alpha_until <= 1, "above 0, at most 1"),
-        )
-        self.check(words, numbers)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise GradsegError(f"--{field.name.replace('_', '-')} {value}: must be a finite number")
+        self.check_numbers("at least 1", lambda v: v >= 1, "batch", "val_every")
+        least_0 = ("seed", "encoder_epochs", "decoder_epochs", "weight_decay", "jaccard")
+        self.check_numbers("0 or more", lambda v: v >= 0, *least_0)
+        self.check_numbers("above 0", lambda v: v > 0, "lr")
+        self.check_numbers("0 to 3", lambda v: 0 <= v <= 3, "dropout")
+        self.check_numbers("0 or more and below 1", lambda v: 0 <= v < 1, "ema")
+        self.check_numbers("above 0, at most 1", lambda v: 0 < v <= 1, "alpha_until")
+        self.check_numbers("a finite number", lambda v: not isinstance(v, float) or math.isfinite(v), *vars(self))
         self.phases()
 
     def phases(self) -> list[Phase]:

@@ -60,24 +60,13 @@ class FinetuneSettings(Settings):
             raise GradsegError(
                 f"nothing to fine-tune for: give --target {'|'.join(TARGETS)} for INT8, --sparsity 0.6 or 2:4, or both"
             )
-        words = (
-            ("target", self.target, (None, *TARGETS)),
-            ("scales", self.scales, SCALES),
-            ("augment", self.augment, PRESETS),
-            ("method", self.method, METHODS),
-        )
-        numbers = (
-            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
-            ("batch", self.batch, self.batch >= 1, "at least 1"),
-            ("calib-frames", self.calib_frames, self.calib_frames >= 1, "at least 1"),
-            ("val-every", self.val_every, self.val_every >= 1, "at least 1"),
-            ("seed", self.seed, self.seed >= 0, "0 or more"),
-            ("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0"),
-            ("distill", self.distill, 0 <= self.distill < math.inf, "a finite number, 0 or more"),
-            ("ema", self.ema, 0 <= self.ema < 1, "0 or more and below 1"),
-            ("prune-until", self.prune_until, 0 < self.prune_until < 1, "above 0 and below 1"),
-        )
-        self.check(words, numbers)
+        self.check_words(target=(None, *TARGETS), scales=SCALES, augment=PRESETS, method=METHODS)
+        self.check_numbers("at least 1", lambda v: v >= 1, "epochs", "batch", "calib_frames", "val_every")
+        self.check_numbers("0 or more", lambda v: v >= 0, "seed")
+        self.check_numbers("a finite number above 0", lambda v: 0 < v < math.inf, "lr")
+        self.check_numbers("a finite number, 0 or more", lambda v: 0 <= v < math.inf, "distill")
+        self.check_numbers("0 or more and below 1", lambda v: 0 <= v < 1, "ema")
+        self.check_numbers("above 0 and below 1", lambda v: 0 < v < 1, "prune_until")
         self.wanted_sparsity()
 
     def wanted_sparsity(self) -> Optional[Sparsity]:

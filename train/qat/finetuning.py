@@ -21,8 +21,6 @@ from gradseg.train.qat.finetuner import Finetuner, FinetuneResult
 from gradseg.train.qat.sparsity import left_dense
 from gradseg.train.records import prepare_folder
 
-OTHER_OUT = "choose another --out"
-
 
 def finetune(settings: FinetuneSettings, out: Path, threads: Optional[int] = None) -> FinetuneResult:
     """Trains `settings` into folder `out`: best.pth, last.pth, log.csv, settings.json.
@@ -41,9 +39,9 @@ def finetune(settings: FinetuneSettings, out: Path, threads: Optional[int] = Non
             "the same ones"
         )
     settings = dataclasses.replace(settings, crop=crop_of(settings, ckpt.spec.input_hw))
-    refuse_inputs(out / "best.pth", [settings.checkpoint], "--out")
-    refuse_inputs(out / "last.pth", [settings.checkpoint], "--out")
-    prepare_folder(out, False, OTHER_OUT)
+    for name in ("best.pth", "last.pth"):
+        refuse_inputs(out / name, [settings.checkpoint], "--out")
+    prepare_folder(out, False, "choose another --out")
     sparsity = settings.wanted_sparsity()
     if sparsity is not None:
         for name in left_dense(ckpt.network, sparsity):
