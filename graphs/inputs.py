@@ -15,15 +15,7 @@ from gradseg.base.files import atomic_path, check_writable
 from gradseg.base.packages import need
 from gradseg.commands import command
 from gradseg.graphs import verify
-from gradseg.graphs.foreign.spec import (
-    SAY,
-    Given,
-    given_as,
-    given_by,
-    given_in,
-    refuse_foreign_options,
-    spec_from,
-)
+from gradseg.graphs.foreign.spec import SAY, Given, given_as, given_by, given_in, refuse_foreign_options, spec_from
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.sessions import OnnxRunner, scores_of
 from gradseg.models import metadata

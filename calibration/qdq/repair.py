@@ -124,11 +124,7 @@ def _equalise(graph: Graph, pair: Pair) -> float:
 
 
 def bias_corrected(
-    model: onnx.ModelProto,
-    plan: Plan,
-    target: str,
-    weights: WeightSettings,
-    means: Mapping[str, np.ndarray[Any, Any]],
+    model: onnx.ModelProto, plan: Plan, target: str, weights: WeightSettings, means: Mapping[str, np.ndarray[Any, Any]]
 ) -> onnx.ModelProto:
     """Bias correction: the mean error that rounding a convolution's weights causes is taken off its bias.
 

@@ -88,10 +88,7 @@ class Quantisation:
 
 
 def activation_quantisation(
-    limits: Range,
-    target: Target,
-    power_of_two: bool = False,
-    error: Optional[Callable[[float], float]] = None,
+    limits: Range, target: Target, power_of_two: bool = False, error: Optional[Callable[[float], float]] = None
 ) -> Quantisation:
     """The quantisation of an activation with values in `limits`, which is widened to hold 0.
 

@@ -91,12 +91,7 @@ class Probe:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tensors: List[str],
-        means_of: List[str],
-        shapes: Dict[str, List[int]],
-        threads: Optional[int],
+        self, model: Any, tensors: List[str], means_of: List[str], shapes: Dict[str, List[int]], threads: Optional[int]
     ) -> None:
         self.tensors, self.means_of = tensors, means_of
         sizes = {name: int(np.prod(shapes.get(name) or [0])) for name in tensors}

@@ -20,14 +20,7 @@ from gradseg.base.files import require_file, write_text
 from gradseg.calibration.qdq.targets import SCALES_OF_CPU, TARGETS, Quantisation, Target, activation_quantisation
 from gradseg.calibration.ranges.collect import Statistics
 from gradseg.calibration.ranges.observers import PERCENTILE, Observer, Range
-from gradseg.calibration.ranges.ranges_json import (
-    FORMAT,
-    VERSION,
-    checked_json,
-    entry_from_json,
-    pretty,
-    short,
-)
+from gradseg.calibration.ranges.ranges_json import FORMAT, VERSION, checked_json, entry_from_json, pretty, short
 from gradseg.commands import command
 from gradseg.graphs.graph import Graph
 

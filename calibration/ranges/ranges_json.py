@@ -15,14 +15,7 @@ from gradseg.calibration.qdq.targets import TARGETS, Quantisation, Target
 from gradseg.calibration.ranges.observers import Range
 
 FORMAT, VERSION = "gradseg-ranges", 1
-TOP = {
-    "model": dict,
-    "method": str,
-    "power_of_two": bool,
-    "equalised": bool,
-    "tensors": list,
-    "channel_means": dict,
-}
+TOP = {"model": dict, "method": str, "power_of_two": bool, "equalised": bool, "tensors": list, "channel_means": dict}
 OPTIONAL = {"data": dict, "preprocessing": dict, "warnings": list}
 WORDS = {dict: "an object", str: "a text", bool: "true or false", list: "a list"}
 

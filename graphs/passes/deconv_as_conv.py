@@ -82,11 +82,7 @@ def _rewrite(graph: Graph, node: onnx.NodeProto, shape: List[int], apart: bool, 
 
 
 def _convolution(
-    graph: Graph,
-    node: onnx.NodeProto,
-    weight: np.ndarray[Any, Any],
-    bias: Any,
-    phases: List[Tuple[Taps, Taps]],
+    graph: Graph, node: onnx.NodeProto, weight: np.ndarray[Any, Any], bias: Any, phases: List[Tuple[Taps, Taps]]
 ) -> str:
     """One convolution for these output pixels: channels are (pixel, output channel)."""
     reach = [[offset for phase in phases for _, offset in phase[side]] for side in (0, 1)]
