@@ -38,7 +38,7 @@ class CudaPython(Cuda):
     graphs = True
 
     def __init__(self, where: str, runtime: Any) -> None:
-        super().__init__(where)
+        self._where, self._held = where, []
         self._rt = runtime
         self._graphs: List[Any] = []
         self._thread = threading.local()

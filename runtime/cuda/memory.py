@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ContextManager, List, Tuple, Type
+from typing import Any, Callable, ContextManager, List, Protocol, Tuple, Type
 
 import numpy as np
 
 from gradseg.base.errors import GradsegError
 
 
-class Cuda:
+class Cuda(Protocol):
     """Device 0: streams, events, page-locked and device memory, CUDA graphs. One thread at a time uses it.
 
     Everything taken is kept in `_held` and given back by `close`. Streams and events are the backend's own objects.
@@ -22,58 +22,44 @@ class Cuda:
     name: str
     graphs: bool
     _errors: Tuple[Type[BaseException], ...] = (RuntimeError,)  # what the backend raises when CUDA reports an error
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._held: List[Callable[[], Any]] = []
+    _where: str
+    _held: List[Callable[[], Any]]
 
     def current(self) -> ContextManager[Any]:
         """While entered, the calling thread's CUDA calls and TensorRT's go to this device."""
-        raise NotImplementedError
 
     def stream(self) -> Any:
         """A new stream that does not wait for the default stream."""
-        raise NotImplementedError
 
     def address_of(self, stream: Any) -> int:
         """The stream as TensorRT takes it."""
-        raise NotImplementedError
 
     def event(self, timed: bool = False) -> Any:
         """A new event; only a timed one has a time (`milliseconds`), the others cost less."""
-        raise NotImplementedError
 
     def pinned(self, shape: Tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Page-locked host array, uint8, zeros: the GPU copies from and to it by itself. Valid until `close`."""
-        raise NotImplementedError
 
     def device_buffer(self, count: int) -> int:
         """Device memory of `count` bytes: its address, valid until `close`."""
-        raise NotImplementedError
 
     def upload(self, host: np.ndarray[Any, Any], device: int, stream: Any) -> None:
         """Queues a copy host → device; `host` must stay as it is until the stream is past it."""
-        raise NotImplementedError
 
     def download(self, device: int, host: np.ndarray[Any, Any], stream: Any) -> None:
         """Queues a copy device → host; `host` is valid once the stream is past it."""
-        raise NotImplementedError
 
     def record(self, event: Any, stream: Any) -> None:
         """Queues: the event happens when the stream comes to here."""
-        raise NotImplementedError
 
     def wait_for(self, stream: Any, event: Any) -> None:
         """Queues: the stream goes on when the event's latest `record` has happened. The caller does not wait."""
-        raise NotImplementedError
 
     def synchronise(self, stream: Any) -> None:
         """Waits until everything queued on the stream is done; other Python threads run meanwhile."""
-        raise NotImplementedError
 
     def milliseconds(self, begin: Any, end: Any) -> float:
         """Time between two timed events that have happened."""
-        raise NotImplementedError
 
     def capture(self, stream: Any, work: Callable[[], bool]) -> Any:
         """What `work` queues on `stream`, recorded as a CUDA graph for `launch` instead of being run.
@@ -88,6 +74,7 @@ class Cuda:
 
     def drop_graphs(self) -> None:
         """Destroys the captured graphs; none of them may be under way."""
+        return
 
     def close(self) -> None:
         """Gives back all that was taken, latest first, each once, even if CUDA reports an error for one of them.

@@ -21,7 +21,7 @@ class CudaPycuda(Cuda):
     graphs = False
 
     def __init__(self, where: str, driver: Any) -> None:
-        super().__init__(where)
+        self._where, self._held = where, []
         self._driver, self._errors = driver, (driver.Error,)
         self._device_memory: Dict[int, Any] = {}
         driver.init()
