@@ -52,14 +52,12 @@ def check_board(facts: Facts) -> List[Finding]:
         why = f"it has TensorRT {stack.tensorrt}; plans need 8.5 or newer"
         return [*findings, Finding("JetPack", found, PROBLEM, why, FLASH)]
     package = facts.debian.get("nvidia-jetpack")
-    if package is None:
-        if facts.modules["tensorrt"].works or facts.modules["nvinfer"].works:
-            return [*findings, Finding("JetPack", found)]
+    if package is None and not (facts.modules["tensorrt"].works or facts.modules["nvinfer"].works):
         brings = f"CUDA {stack.cuda} and TensorRT {stack.tensorrt}"
         why = f"Jetson Linux alone: {brings} come with the package nvidia-jetpack"
         fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
         return [*findings, Finding("JetPack", found, NOTE, why, fix)]
-    if jetpack[0].isdigit() and numbers(package)[:1] != numbers(jetpack)[:1]:
+    if package and jetpack[0].isdigit() and numbers(package)[:1] != numbers(jetpack)[:1]:
         why = f"the package nvidia-jetpack is {package}: another JetPack's than this Jetson Linux"
         fix = f"point /etc/apt/sources.list.d/nvidia-l4t-apt-source.list to r{'.'.join(l4t.split('.')[:2])}, then: "
         fix += "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
@@ -222,8 +220,8 @@ def check_power(facts: Facts) -> List[Finding]:
     if power.mode is None:
         mode = Finding("power mode", "unknown", NOTE, "nvpmodel gives no answer to this user", "sudo nvpmodel -q")
     elif power.best_id is not None and power.mode != power.best:
-        why, fix = f"{power.best} holds back less", f"sudo nvpmodel -m {power.best_id}"
-        mode = Finding("power mode", power.mode, NOTE, why, fix)
+        better = f"{power.best} holds back less", f"sudo nvpmodel -m {power.best_id}"
+        mode = Finding("power mode", power.mode, NOTE, *better)
     if power.pinned is None:
         return [mode]
     free = Finding("clocks", "free", NOTE, vary, "sudo jetson_clocks")
@@ -254,10 +252,9 @@ def check_cameras(facts: Facts) -> List[Finding]:
     """USB and CSI cameras as /dev/video*; the daemon that csi:// goes through."""
     closed = ", ".join(camera.device for camera in facts.cameras if not camera.readable)
     found = ", ".join(f"{camera.device} ({camera.name})" for camera in facts.cameras) or "none"
-    findings = [Finding("cameras", found)]
-    if closed:
-        fix = 'sudo usermod -aG video "$USER"  # then log in again'
-        findings = [Finding("cameras", found, PROBLEM, f"this user may not read {closed}", fix)]
+    fix = 'sudo usermod -aG video "$USER"  # then log in again'
+    no_access = Finding("cameras", found, PROBLEM, f"this user may not read {closed}", fix)
+    findings = [no_access if closed else Finding("cameras", found)]
     if facts.jetson and facts.argus not in (None, "active"):
         fix = "sudo systemctl restart nvargus-daemon"
         findings.append(Finding("nvargus-daemon", str(facts.argus), NOTE, "csi:// goes through it", fix))

@@ -6,7 +6,7 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from gradseg.runtime.diagnosis.jetpack import Stack, l4t_of, stack_of
 from gradseg.runtime.diagnosis.probes import PROBES
@@ -119,8 +119,9 @@ def gather(system: System) -> Facts:
     with ThreadPoolExecutor(PARALLEL) as pool:
         asked = {name: pool.submit(system.probe, name) for name in PROBES}
         debian = _debian(system)
-        release = _os_release(system)
-        memory = dict(re.findall(r"(?m)^(\w+):\s+(\d+) kB", system.text("/proc/meminfo")))
+        release = dict(re.findall(r'(?m)^(\w+)="?([^"\n]*)"?$', system.text("/etc/os-release")))
+        kib = re.findall(r"(?m)^(\w+):\s+(\d+) kB", system.text("/proc/meminfo"))
+        memory = {key: int(count) * 1024 for key, count in kib}
         l4t = l4t_of(system.text("/etc/nv_tegra_release"), debian.get("nvidia-l4t-core"))
         return Facts(
             python=system.python(),
@@ -136,8 +137,8 @@ def gather(system: System) -> Facts:
             cuda_runtimes=_runtimes(system),
             kernel_driver=_kernel_driver(system),
             power=_power(system, l4t is not None),
-            memory_total=_kib(memory.get("MemTotal")),
-            memory_free=_kib(memory.get("MemAvailable")),
+            memory_total=memory.get("MemTotal"),
+            memory_free=memory.get("MemAvailable"),
             cameras=_cameras(system),
             argus=system.run("systemctl", "is-active", "nvargus-daemon") or None,
             modules={name: _module(name, answer.result()) for name, answer in asked.items()},
@@ -165,10 +166,6 @@ def _debian(system: System) -> Dict[str, str]:
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0].startswith("ii")}
 
 
-def _os_release(system: System) -> Dict[str, str]:
-    return dict(re.findall(r'(?m)^(\w+)="?([^"\n]*)"?$', system.text("/etc/os-release")))
-
-
 def _toolkit(system: System) -> Optional[str]:
     """From version.json ({"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}), or version.txt before CUDA 11.1."""
     try:
@@ -180,7 +177,7 @@ def _toolkit(system: System) -> Optional[str]:
 
 def _runtimes(system: System) -> Tuple[str, ...]:
     places = ("/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/*/lib", "/usr/lib/*-linux-gnu")
-    found = [path for place in places for path in system.paths(f"{place}/libcudart.so.*.*")]
+    found = {path for place in places for path in system.paths(f"{place}/libcudart.so.*.*")}
     return tuple(sorted({path.partition("libcudart.so.")[2] for path in found}))
 
 
@@ -225,12 +222,5 @@ def _pinned(system: System) -> Optional[bool]:
 
 def _cameras(system: System) -> Tuple[Camera, ...]:
     devices = [path for path in system.paths("/dev/video*") if re.search(r"video\d+$", path)]
-    found: List[Camera] = []
-    for path in devices:
-        name = system.text(f"/sys/class/video4linux/{path.rpartition('/')[2]}/name")
-        found.append(Camera(path, name or "camera", system.readable(path)))
-    return tuple(found)
-
-
-def _kib(text: Optional[str]) -> Optional[int]:
-    return int(text) * 1024 if text else None
+    names = [system.text(f"/sys/class/video4linux/{path.rpartition('/')[2]}/name") for path in devices]
+    return tuple(Camera(path, name or "camera", system.readable(path)) for path, name in zip(devices, names))
