@@ -142,10 +142,9 @@ def l4t_version() -> Optional[str]:
 
 
 def _text(path: Path) -> str:
-    try:
+    with contextlib.suppress(OSError):
         return path.read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
+    return ""
 
 
 def _load(names: Tuple[str, ...]) -> Any:

@@ -26,12 +26,14 @@ class Kind:
 def kinds(facts: Facts) -> List[Kind]:
     """Every kind of engine, the preferred first."""
     modules, base = facts.modules, base_missing(facts)
+    titles = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+    there = (f"{title} {modules[name].version}" for name, title in titles.items() if modules[name].works)
     gpu, ort = _unless(facts.gpu is not None, "an NVIDIA GPU with its driver"), modules["onnxruntime"]
     new_ort = _unless(ort.works and numbers(ort.version) >= OLDEST_ORT, "ONNX Runtime 1.14 or newer")
     # without NumPy the native library cannot be asked
     native, isa = modules["native"].works or not modules["numpy"].works, modules["native"].extra.get("isa")
     found = [
-        (".plan", _tensorrt_name(facts), base + gpu + _plan_missing(facts)),
+        (".plan", next(there, "TensorRT"), base + gpu + _plan_missing(facts)),
         (".gsn", f"GradSeg's own kernels{f', {isa}' if isa else ''}", base + _unless(native, "its native library")),
         (".onnx", "ONNX Runtime on the CPU", base + new_ort),
         (".xml", "OpenVINO on the CPU", base + _unless(modules["openvino"].works, "OpenVINO (openvino)")),
@@ -68,13 +70,6 @@ def verdict(facts: Facts) -> List[str]:
     running = "; ".join(f"{kind.suffix} ({kind.how})" for kind in every if kind.runs)
     first = f"Can run here: {running}" if running else "Nothing can run here yet"
     return [first, *(f"{kind.suffix} ({kind.how}) needs: {', '.join(kind.missing)}" for kind in every if not kind.runs)]
-
-
-def _tensorrt_name(facts: Facts) -> str:
-    for name, title in (("tensorrt", "TensorRT"), ("tensorrt_rtx", "TensorRT for RTX")):
-        if facts.modules[name].works:
-            return f"{title} {facts.modules[name].version}"
-    return "TensorRT"
 
 
 def _plan_missing(facts: Facts) -> List[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence
+from typing import Dict, Optional
 
 from gradseg.runtime.diagnosis.facts import Facts, Module, numbers
 
@@ -43,16 +43,9 @@ def pip(facts: Facts, *commands: str) -> str:
     return first + " && ".join(f"{interpreter} -m pip {command}" for command in commands)
 
 
-def quoted(names: Sequence[str]) -> str:
-    """Requirements for a shell: those with < or > quoted."""
-    return " ".join(shlex.quote(name) for name in names)
-
-
 def install_opencv(facts: Facts) -> str:
     """JetPack's own build on a Jetson: the only one with GStreamer. pip's elsewhere."""
-    if facts.jetson:
-        return "sudo apt-get install -y nvidia-opencv"
-    return pip(facts, "install opencv-python-headless")
+    return "sudo apt-get install -y nvidia-opencv" if facts.jetson else pip(facts, "install opencv-python-headless")
 
 
 def of_numpy_1(module: Module) -> bool:
@@ -71,7 +64,7 @@ def numpy_for(facts: Facts) -> str:
 
 def beside_jetpack(facts: Facts, requirement: str) -> str:
     """A requirement that depends on NumPy; on a Jetson with NumPy held, since pip would take the newest with it."""
-    return quoted([requirement]) + (f" {numpy_for(facts)}" if facts.jetson else "")
+    return shlex.quote(requirement) + (f" {numpy_for(facts)}" if facts.jetson else "")
 
 
 def install_native(facts: Facts) -> str:
@@ -93,7 +86,7 @@ def install_cuda_python(facts: Facts) -> str:
         wanted = facts.stack.cuda_python
     elif facts.python_version < (3, 9) and major >= 11:  # wheels for Python 3.8 end with these
         wanted = "cuda-python==11.8.2" if major == 11 else "cuda-python==12.3.0"
-    return pip(facts, f"install {quoted([wanted])}")
+    return pip(facts, f"install {shlex.quote(wanted)}")
 
 
 def install_tensorrt(facts: Facts) -> str:

@@ -6,7 +6,7 @@ Each check is a pure function of the facts.
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from gradseg.runtime.diagnosis.facts import Facts, numbers
 from gradseg.runtime.diagnosis.fixes import (
@@ -20,7 +20,6 @@ from gradseg.runtime.diagnosis.fixes import (
     install_tensorrt,
     newer_driver,
     pip,
-    quoted,
     see_system_packages,
 )
 
@@ -50,13 +49,10 @@ def check_driver(facts: Facts) -> List[Finding]:
         return [Finding("NVIDIA driver", found, PROBLEM, f"it answers {failed}", _driver_fix(facts, failed))]
     if facts.gpu is None:
         return [Finding("NVIDIA driver", found, PROBLEM, "it finds no GPU", _driver_fix(facts, "CUDA_ERROR_NO_DEVICE"))]
-    return [Finding("NVIDIA driver", found), _gpu_row(facts.gpu)]
-
-
-def _gpu_row(gpu: Dict[str, Any]) -> Finding:
-    memory = gpu["memory_bytes"] / float(1 << 30)
-    shared = "shared with the CPU" if gpu["integrated"] else "its own"
-    return Finding("GPU", f"{gpu['name']}, {gpu['compute_capability']}, {memory:.1f} GiB ({shared})")
+    memory = f"{facts.gpu['memory_bytes'] / float(1 << 30):.1f} GiB"
+    shared = "shared with the CPU" if facts.gpu["integrated"] else "its own"
+    gpu = f"{facts.gpu['name']}, {facts.gpu['compute_capability']}, {memory} ({shared})"
+    return [Finding("NVIDIA driver", found), Finding("GPU", gpu)]
 
 
 def _driver_fix(facts: Facts, failed: str) -> str:
@@ -71,8 +67,7 @@ def _driver_fix(facts: Facts, failed: str) -> str:
 
 def check_tensorrt(facts: Facts) -> List[Finding]:
     """TensorRT's Python module against the library that it loads, and TensorRT for RTX."""
-    module, library = facts.modules["tensorrt"], facts.modules["nvinfer"]
-    rtx = facts.modules["tensorrt_rtx"]
+    module, library, rtx = (facts.modules[name] for name in ("tensorrt", "nvinfer", "tensorrt_rtx"))
     findings = [_tensorrt_row(facts)]
     packages = sorted({v for k, v in facts.debian.items() if re.fullmatch(r"libnvinfer\d+", k)})
     found = ", ".join(f"{entry['name']}: {entry['version']}" for entry in library.extra.get("libraries", []))
@@ -111,7 +106,7 @@ def _tensorrt_row(facts: Facts) -> Finding:
     if module.missing:
         return _no_tensorrt(facts)
     if not module.works:
-        fix = install_tensorrt(facts) if not own else pip(facts, f"install --force-reinstall {quoted(own)}")
+        fix = install_tensorrt(facts) if not own else pip(facts, f"install --force-reinstall {' '.join(own)}")
         return Finding(what, module.error, PROBLEM, "its Python module cannot be imported", fix)
     found = f"{module.version}" + (f" (library {module.extra['library']})" if module.extra.get("library") else "")
     if numbers(module.version) < OLDEST_TENSORRT:
@@ -167,18 +162,15 @@ def _no_tensorrt(facts: Facts) -> Finding:
 
 def cuda_of_tensorrt(facts: Facts) -> Optional[int]:
     """The CUDA major version that the TensorRT here was built for, by its packages; None if they do not say."""
-    for name in facts.packages:  # tensorrt-cu12, tensorrt-cu12-libs
-        match = re.match(r"tensorrt-cu(\d+)", name)
-        if match:
-            return int(match.group(1))
+    said = re.findall(r"(?m)^tensorrt-cu(\d+)", "\n".join(facts.packages))  # tensorrt-cu12, tensorrt-cu12-libs
+    if said:
+        return int(said[0])
     if "tensorrt" in facts.packages:  # before the packages said it: 8.5 was built for 11, 8.6 for 12
         version = numbers(facts.packages["tensorrt"])
         return 11 if version < (8, 6) else 12 if version < (10,) else None
-    for name, version_text in sorted(facts.debian.items()):  # libnvinfer10 10.3.0.30-1+cuda12.5
-        match = re.search(r"\+cuda(\d+)", version_text) if name.startswith("libnvinfer") else None
-        if match:
-            return int(match.group(1))
-    return None
+    versions = [version for name, version in sorted(facts.debian.items()) if name.startswith("libnvinfer")]
+    match = re.search(r"\+cuda(\d+)", " ".join(versions))  # libnvinfer10 10.3.0.30-1+cuda12.5
+    return int(match.group(1)) if match else None
 
 
 def check_cuda(facts: Facts) -> List[Finding]:

@@ -159,7 +159,7 @@ def probe_nvinfer() -> Dict[str, Any]:
             if not str(error).startswith(f"{name}: cannot open shared object file"):
                 broken.append(one_line(error))
             continue
-        version = nvinfer_version(library)
+        version = nvinfer_text(library.getInferLibVersion())
         if version not in [entry["version"] for entry in found]:
             found.append({"name": name, "version": version})
     if not found and not broken:
@@ -172,16 +172,15 @@ def loaded_nvinfer() -> List[str]:
     maps = ""
     with contextlib.suppress(OSError):
         maps = Path("/proc/self/maps").read_text("utf-8", errors="replace")
-    return [nvinfer_version(ctypes.CDLL(path)) for path in sorted(set(re.findall(r"(/\S*libnvinfer\.so\S*)", maps)))]
-
-
-def nvinfer_version(library: Any) -> str:
-    """What `getInferLibVersion` says, as text: 8503 → "8.5.3" (before 10), 100300 → "10.3.0" (from 10 on)."""
-    return nvinfer_text(int(library.getInferLibVersion()))
+    paths = sorted(set(re.findall(r"(/\S*libnvinfer\.so\S*)", maps)))
+    return [nvinfer_text(ctypes.CDLL(path).getInferLibVersion()) for path in paths]
 
 
 def nvinfer_text(number: int) -> str:
-    """NV_TENSORRT_VERSION in NvInferVersion.h: major·1000 + minor·100 + patch, from TensorRT 10 on major·10000 + …"""
+    """What `getInferLibVersion` says, as text: 8503 → "8.5.3" (before 10), 100300 → "10.3.0" (from 10 on).
+
+    NV_TENSORRT_VERSION in NvInferVersion.h: major·1000 + minor·100 + patch, from TensorRT 10 on major·10000 + …
+    """
     major, rest = divmod(number, 10000) if number >= 100000 else divmod(number, 1000)
     return f"{major}.{rest // 100}.{rest % 100}"
 

@@ -136,14 +136,7 @@ def run_probe(command: Sequence[str], seconds: float) -> Dict[str, Any]:
                 found = json.loads(line[len(MARK) :])
                 return found if isinstance(found, dict) else {"error": "gave no answer"}
     if done.returncode < 0:
-        return {"error": f"crashes ({signal_name(-done.returncode)})"}
+        known = {int(number): number.name for number in signal.Signals}
+        return {"error": f"crashes ({known.get(-done.returncode, f'signal {-done.returncode}')})"}
     said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     return {"error": f"ended with exit code {done.returncode}: {said[-1].strip()[:200] if said else 'no message'}"}
-
-
-def signal_name(number: int) -> str:
-    """11 → "SIGSEGV"."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
