@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
@@ -25,7 +25,7 @@ from gradseg.export.trt.build import import_tensorrt, strongly_typed
 from gradseg.export.trt.make import Job, make, onnx_beside, write_made, write_onnx
 from gradseg.export.trt.manifest import rebuild_arguments, rebuild_options
 from gradseg.export.trt.options import PRECISIONS, add_build_arguments, check_options, options_from
-from gradseg.export.trt.prepare import Prepared, prepare
+from gradseg.export.trt.prepare import prepare
 from gradseg.graphs.inputs import check_out
 from gradseg.models.spec import parse_size
 from gradseg.runtime.cuda.gpu import find_gpu
@@ -87,7 +87,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     out = Path(args.out) if args.out else source.with_suffix(".plan")
     check_out(args.model, out, SUFFIXES)
     given = options_from(args, args.precision if args.precision in PRECISIONS else "fp16")
-    library, missing = _library_or_reason(bool(given.targets))
+    library, missing = None, None
+    try:
+        library = import_tensorrt(bool(given.targets))
+    except GradsegError as error:
+        missing = error
     gpu = find_gpu()
     if args.manifest is not None:
         given = rebuild_options(args.manifest, out, given, library, gpu)
@@ -101,7 +105,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     def prepared_job(precision: Optional[str]) -> Job:
         prepared = prepare(args, precision, library is None or strongly_typed(*library))
         plan = out
-        if not args.out and _would_differ(out.with_suffix(".onnx"), source, prepared):
+        if not args.out and out.with_suffix(".onnx") == source and source.read_bytes() != prepared.data:
             plan = source.with_suffix(f".{prepared.precision}.plan")
             check_out(args.model, plan, SUFFIXES)
         keep = prepared.keep_fp32 or given.keep_fp32
@@ -109,7 +113,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if missing is None:
             check_options(options, library)
         given_onnx = source if args.manifest is None else None  # a rebuild's own ONNX may take another form
-        return Job(prepared, options, library, plan, onnx_beside(plan, prepared, given_onnx), args.data, gpu)
+        beside = onnx_beside(plan, prepared, given_onnx)
+        for note in prepared.notes:
+            print(note)
+        return Job(prepared, options, library, plan, beside, args.data, gpu)
 
     if args.precision == "best":
         if library is None or gpu is None:
@@ -120,16 +127,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 exit_code=3,
             )
         make_best(args, prepared_job)
-        return 0
-    job = prepared_job(args.precision)
-    _say(job)
-    _build(job, missing)
+    else:
+        _build(prepared_job(args.precision), missing)
     return 0
-
-
-def _say(job: Job) -> None:
-    for note in job.prepared.notes:
-        print(note)
 
 
 def _build(job: Job, missing: Optional[GradsegError]) -> None:
@@ -158,18 +158,6 @@ def _check_values(args: argparse.Namespace) -> None:
         parse_size(args.frame_size)
     if args.max_drop is not None and not (math.isfinite(args.max_drop) and args.max_drop >= 0):
         raise GradsegError(f"--max-drop {args.max_drop}: expected points of mIoU, 0 or more")
-
-
-def _library_or_reason(cross: bool) -> Tuple[Optional[Tuple[str, Any]], Optional[GradsegError]]:
-    try:
-        return import_tensorrt(cross), None
-    except GradsegError as error:
-        return None, error
-
-
-def _would_differ(beside: Path, source: Path, prepared: Prepared) -> bool:
-    """Whether the ONNX that belongs beside the plan would take the place of its own input, and is another one."""
-    return beside == source and source.read_bytes() != prepared.data
 
 
 if __name__ == "__main__":

@@ -104,17 +104,12 @@ def make_best(args: argparse.Namespace, prepared_job: Callable[[Optional[str]], 
     made: List[Tuple[Job, Made]] = []
     refused: List[str] = []
     for precision in PRECISIONS:
+        job: Optional[Job] = None
         try:
             job = prepared_job(precision)
-        except GradsegError as error:  # also for want of a package: then the others are compared
-            refused.append(f"{precision} is out: {error}")
-            continue
-        for note in job.prepared.notes:
-            print(note)
-        try:
             found = make(job)
         except GradsegError as error:
-            if error.exit_code == 3:
+            if job is not None and error.exit_code == 3:  # without a job it is for want of a package: others may do
                 raise
             refused.append(f"{precision} is out: {error}")
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from gradseg.base.errors import GradsegError
+from gradseg.base.packages import importable
 from gradseg.commands import command
 from gradseg.export.trt.verify import Reference
 from gradseg.graphs import verify
@@ -68,7 +69,7 @@ def prepare(args: argparse.Namespace, wanted: Optional[str], typed: bool) -> Pre
     if as_it_is and (precision == "int8" or (wanted == "fp16" and not typed)):
         if metadata.FRAME_SIZE in values or metadata.BATCH in values:
             return _as_it_is(args, values, wanted, "a file made with --frame-size or --batch is taken as it is")
-        if not _has_onnx():
+        if not importable("onnx"):
             return _as_it_is(args, values, wanted, "no onnx package here")
     return _converted(args, wanted, typed)
 
@@ -120,14 +121,6 @@ def _changes_borders(args: argparse.Namespace, values: Dict[str, str]) -> bool:
     return True
 
 
-def _has_onnx() -> bool:
-    try:
-        import onnx  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def _as_it_is(args: argparse.Namespace, values: Dict[str, str], precision: str, unchanged: str = "") -> Prepared:
     """unchanged: why what TensorRT would rather have was not made of it, for people; "" if it is just right."""
     spec = metadata.spec_from_metadata(values, args.model)
@@ -156,7 +149,7 @@ def _check(args: argparse.Namespace, data: bytes, frame_hw: Tuple[int, int], bat
 
 def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
     """Everything that needs the onnx package: checkpoints, calibration, FP16, other borders, the logits form."""
-    if not _has_onnx():
+    if not importable("onnx"):
         raise GradsegError(
             f"{args.model}: this conversion needs the onnx package, which is not installed here: pip install onnx "
             f"onnxruntime; or convert where it is ({command('export/to_onnx.py', 'CKPT')}) and bring the .onnx file",
