@@ -71,8 +71,10 @@ class TensorRt:
 
     def build(self, pack: Pack, wanted: Wanted) -> Dict[str, Any]:
         from gradseg.export.trt.build import build_plan, strongly_typed
-        from gradseg.export.trt.manifest import Source, manifest_for, write_plan
+        from gradseg.export.trt.manifest import manifest_for, write_plan
         from gradseg.export.trt.options import BuildOptions
+        from gradseg.export.trt.prepare import Prepared
+        from gradseg.export.trt.verify import Reference
 
         typed = strongly_typed(*self._library)
         data, keep = pack.onnx(wanted.model, wanted.precision, wanted.border, typed)
@@ -83,8 +85,9 @@ class TensorRt:
             return kept
         frame_hw = pack.frame_hw if wanted.border == "frame" else pack.input_hw
         built = build_plan(data, options, f"{wanted.stem}.onnx", self._library, frame_hw)
-        source = Source(data, f"{wanted.stem}.onnx", pack.spec(wanted.model), wanted.precision, frame_hw)
-        write_plan(plan, built, manifest_for(plan.name, built, source, options, self.gpu))
+        spec = pack.spec(wanted.model)
+        source = Prepared(data, spec, wanted.precision, frame_hw, 1, Reference(data, "itself"))
+        write_plan(plan, built, manifest_for(plan.name, built, source, f"{wanted.stem}.onnx", options, self.gpu))
         return {
             "seconds": built.seconds,
             "plan_bytes": len(built.plan),

@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Optional, Tuple
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import check_writable, sha256_of
 from gradseg.export.trt.build import Built, build_plan
-from gradseg.export.trt.manifest import NOT_RUN, Source, Verified, manifest_for, on_trial, write_plan
+from gradseg.export.trt.manifest import manifest_for, on_trial, write_plan
 from gradseg.export.trt.options import BuildOptions
 from gradseg.export.trt.prepare import Prepared
-from gradseg.export.trt.verify import verified
+from gradseg.export.trt.verify import NOT_RUN, Verified, verified
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.inputs import write_out
@@ -39,16 +39,9 @@ class Job:
     data: Optional[str]
     gpu: Optional[Gpu]
 
-    @property
-    def source(self) -> Source:
-        made = self.prepared
-        return Source(
-            made.data, self.beside.name, made.spec, made.precision, made.frame_hw, made.batch, made.ranges_sha256
-        )
-
     def manifest(self, built: Built, found: Verified) -> Dict[str, Any]:
         gpu = self.gpu if runs_here(built, self.gpu) else None
-        return manifest_for(self.plan.name, built, self.source, self.options, gpu, found)
+        return manifest_for(self.plan.name, built, self.prepared, self.beside.name, self.options, gpu, found)
 
     def batches(self) -> List[Any]:
         """The frames that a plan is verified on, as it takes them."""

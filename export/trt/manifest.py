@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -17,56 +16,24 @@ from gradseg.base.files import atomic_path, sha256_of
 from gradseg.commands import command
 from gradseg.export.trt.build import Built
 from gradseg.export.trt.options import BuildOptions, Library
-from gradseg.models.spec import ModelSpec
+from gradseg.export.trt.prepare import Prepared
+from gradseg.export.trt.verify import Verified
 from gradseg.runtime.cuda.gpu import Gpu
 from gradseg.runtime.engines.trt_manifest import FORMAT, StalePlan, manifest_path, read_manifest
-
-NOT_RUN = "built, not run"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a plan was built from.
-
-    onnx_name: the file beside the plan. frame_hw: height and width in pixels of what the plan takes. ranges_sha256: of
-    the ranges file, None without one.
-    """
-
-    onnx: bytes
-    onnx_name: str
-    spec: ModelSpec
-    precision: str
-    frame_hw: Tuple[int, int]
-    batch: int = 1
-    ranges_sha256: Optional[str] = None
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What running the plan showed.
-
-    agreement: share of the labels equal to those of `against`. latency_ms: p50, p90, p99 from frame in to labels out,
-    transfers included, samples, cuda_graph.
-    """
-
-    status: str = NOT_RUN
-    agreement: Optional[float] = None
-    against: Optional[str] = None
-    frames: int = 0
-    latency_ms: Optional[Dict[str, Any]] = None
-    extra: Dict[str, Any] = field(default_factory=dict)
 
 
 def manifest_for(
     plan_name: str,
     built: Built,
-    source: Source,
+    source: Prepared,
+    onnx_name: str,
     options: BuildOptions,
     gpu: Optional[Gpu] = None,
-    verified: Optional[Verified] = None,
+    found: Optional[Verified] = None,
 ) -> Dict[str, Any]:
     """The manifest of a plan as JSON types. gpu: the one in this machine, if the plan was built for it."""
-    found = verified or Verified()
+    said = dict(vars(found or Verified()))
+    latency, extra = said.pop("latency_ms"), said.pop("extra")
     targets = list(built.compute_capability)
     if not targets and gpu is not None and built.library == "tensorrt":
         targets = [gpu.compute_capability]
@@ -76,7 +43,7 @@ def manifest_for(
         "spec": source.spec.to_dict(),
         "frame_hw": list(source.frame_hw),
         "batch": source.batch,
-        "onnx": {"file": source.onnx_name, "sha256": hashlib.sha256(source.onnx).hexdigest()},
+        "onnx": {"file": onnx_name, "sha256": hashlib.sha256(source.data).hexdigest()},
         "ranges": {"sha256": source.ranges_sha256} if source.ranges_sha256 else None,
         "precision": source.precision,
         "library": built.library,
@@ -88,14 +55,8 @@ def manifest_for(
         "options": options.to_dict(),
         "builder_flags": list(built.flags),
         "build_seconds": round(built.seconds, 3),
-        "verified": {
-            "status": found.status,
-            "agreement": found.agreement,
-            "against": found.against,
-            "frames": found.frames,
-            **found.extra,
-        },
-        "latency_ms": found.latency_ms,
+        "verified": {**said, **extra},
+        "latency_ms": latency,
         "conditions": conditions(),
     }
 

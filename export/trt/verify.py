@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from gradseg.base.errors import GradsegError
-from gradseg.export.trt.manifest import Verified
 from gradseg.graphs import verify
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.graphs.ties import Decided
@@ -20,7 +19,29 @@ from gradseg.runtime.engines.protocol import Engine
 
 NEEDED = {"fp32": 0.9999, "fp16": 0.95, "int8": 0.9}  # share of labels equal to FP32's below which a plan is refused
 WANTED = {"fp32": 0.9999, "fp16": 0.995, "int8": 0.98}  # below which it comes with a warning and is not chosen by best
+NOT_RUN = "built, not run"
+ADVICE = {
+    "fp32": "build without --tf32, with a fresh --timing-cache, and please report the network if it stays so",
+    "fp16": "a layer may overflow: verify on frames of your own with --data, or use --precision fp32",
+    "int8": "calibrate on frames of your own camera (--calib), set --max-drop, or use --precision fp16",
+}
 WARM_UP, SAMPLES, TURN, SETTLE = 20, 200, 20, 3
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What running the plan showed.
+
+    agreement: share of the labels equal to those of `against`. latency_ms: p50, p90, p99 from frame in to labels out,
+    transfers included, samples, cuda_graph.
+    """
+
+    status: str = NOT_RUN
+    agreement: Optional[float] = None
+    against: Optional[str] = None
+    frames: int = 0
+    latency_ms: Optional[Dict[str, Any]] = None
+    extra: Dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,22 +100,14 @@ def _agreement(
     if agreement.fraction < NEEDED[precision]:
         raise GradsegError(
             f"{plan.name}: labels equal to those of {reference.words} on only {agreement}; {precision} needs "
-            f"{100 * NEEDED[precision]:g} %. The plan was not saved; {_advice(precision)}"
+            f"{100 * NEEDED[precision]:g} %. The plan was not saved; {ADVICE[precision]}"
         )
     if agreement.fraction < WANTED[precision]:
         warnings.append(
             f"warning: {100 * (1 - agreement.fraction):.2f} % of the labels differ from those of {reference.words}; "
-            + _advice(precision)
+            f"{ADVICE[precision]}"
         )
     return agreement, warnings
-
-
-def _advice(precision: str) -> str:
-    return {
-        "fp32": "build without --tf32, with a fresh --timing-cache, and please report the network if it stays so",
-        "fp16": "a layer may overflow: verify on frames of your own with --data, or use --precision fp32",
-        "int8": "calibrate on frames of your own camera (--calib), set --max-drop, or use --precision fp16",
-    }[precision]
 
 
 def latencies(

@@ -35,16 +35,18 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs TensorRT: pip install tensorrt")
     pytest.importorskip("onnxsim", reason="needs the export packages: pip install 'gradseg[export]'")
     from gradseg.export.trt.build import build_plan
-    from gradseg.export.trt.manifest import Source, manifest_for, write_plan
+    from gradseg.export.trt.manifest import manifest_for, write_plan
     from gradseg.export.trt.options import BuildOptions
+    from gradseg.export.trt.prepare import Prepared
+    from gradseg.export.trt.verify import Reference
 
     folder = tmp_path_factory.mktemp("gpu")
     onnx = small_network()
     (folder / "m.onnx").write_bytes(onnx)
     options, spec = BuildOptions("fp32"), spec_for("dg2-star-light", input_hw=HW)
     built = build_plan(onnx, options, "m.onnx", library, HW)
-    source = Source(onnx, "m.onnx", spec, "fp32", HW)
-    write_plan(folder / "m.plan", built, manifest_for("m.plan", built, source, options, gpu))
+    source = Prepared(onnx, spec, "fp32", HW, 1, Reference(onnx, "itself"))
+    write_plan(folder / "m.plan", built, manifest_for("m.plan", built, source, "m.onnx", options, gpu))
     return folder / "m.plan"
 
 

@@ -18,8 +18,8 @@ import gradseg.export.to_trt as to_trt
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.export.trt import make as trt_make
-from gradseg.export.trt.manifest import NOT_RUN
 from gradseg.export.trt.prepare import prepare
+from gradseg.export.trt.verify import NOT_RUN
 from gradseg.models import metadata
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.models.spec import ModelSpec

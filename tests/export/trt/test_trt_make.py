@@ -21,8 +21,6 @@ from gradseg.export.trt.best import Candidate, chosen, table
 from gradseg.export.trt.build import Built
 from gradseg.export.trt.make import Job, make, onnx_beside, runs_here, write_made
 from gradseg.export.trt.manifest import (
-    NOT_RUN,
-    Verified,
     manifest_for,
     on_trial,
     rebuild_arguments,
@@ -31,7 +29,7 @@ from gradseg.export.trt.manifest import (
 )
 from gradseg.export.trt.options import BuildOptions
 from gradseg.export.trt.prepare import Prepared
-from gradseg.export.trt.verify import Reference, latencies, verified
+from gradseg.export.trt.verify import NOT_RUN, Reference, Verified, latencies, verified
 from gradseg.graphs import ties, verify
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.graphs.ties import Decided
@@ -325,7 +323,7 @@ def test_an_unwritable_folder_keeps_the_old_pair(tmp_path: Path) -> None:
     plan = tmp_path / "net.plan"
     plan.write_bytes(b"old")
     (tmp_path / "net.plan.json").mkdir()
-    manifest = manifest_for("net.plan", built(), job(tmp_path).source, BuildOptions("fp32"), ORIN)
+    manifest = manifest_for("net.plan", built(), job(tmp_path).prepared, "net.onnx", BuildOptions("fp32"), ORIN)
     with pytest.raises(GradsegError, match="is a directory"):
         write_plan(plan, built(), manifest)
     assert plan.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
@@ -442,7 +440,7 @@ def test_best_without_a_gpu_to_run_on_says_so(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_trial_folder_goes_away(tmp_path: Path) -> None:
-    manifest = manifest_for("net.plan", built(), job(tmp_path).source, BuildOptions("fp32"), ORIN)
+    manifest = manifest_for("net.plan", built(), job(tmp_path).prepared, "net.onnx", BuildOptions("fp32"), ORIN)
     with on_trial(tmp_path / "net.plan", built(), manifest) as plan:
         assert read_manifest(plan) and plan.parent.parent == tmp_path
     assert not list(tmp_path.iterdir())
