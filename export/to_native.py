@@ -43,8 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         lines = _compared(temporary, loaded, made, args)
     height, width = loaded.spec.input_hw
     print(f"wrote {out}: {size_text(out)}, {height}x{width}, int8, {len(program.ops)} operators")
-    for line in [*lines, *made.lines]:
-        print(line)
+    print(*lines, *made.lines, sep="\n")
     return 0
 
 

@@ -56,9 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     form = "logits form" if args.logits else "deployment form"
     each = f"{args.batch} x " if args.batch > 1 else ""
     print(f"wrote {out}: {size_text(out)}, {form}, {each}{height}x{width}, fp32, opset 17")
-    print(f"labels equal to PyTorch's on {loaded.agreement} of {frames_text(args.data)}")
-    for line in lines:
-        print(line)
+    print(f"labels equal to PyTorch's on {loaded.agreement} of {frames_text(args.data)}", *lines, sep="\n")
     return 0
 
 

@@ -55,9 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     data, lines = (made.data, made.lines) if frame_hw is None else _resizing(made, loaded, frame_hw, args)
     write_out(out, data)
     height, width = frame_hw or loaded.spec.input_hw
-    print(f"wrote {out}: {size_text(out)}, {height}x{width}, {args.precision}")
-    for line in lines:
-        print(line)
+    print(f"wrote {out}: {size_text(out)}, {height}x{width}, {args.precision}", *lines, sep="\n")
     if made.runners and not args.no_timing:
         print(timing_line(made.runners, made.batch))
     return 0

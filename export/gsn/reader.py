@@ -164,17 +164,12 @@ def frame_of(reader: Reader) -> Tuple[NativeTensor, Dict[str, Stored]]:
         if node.op_type == "Transpose" and list(attribute(node, "perm")) != [0, 3, 1, 2]:
             raise NotLowered(node, "of the frame")
         if node.op_type == "Sub":
-            mean = _mean(reader, node)
+            mean = np.broadcast_to(reader.constant(node, 1).reshape(-1), (3,)).astype(np.float64)
+            if not np.array_equal(mean, np.clip(np.rint(mean), 0, 255)):
+                raise NotLowered(node, "a mean of the pixels that is no whole number from 0 to 255")
             packed = sum(int(value) << 8 * index for index, value in enumerate(mean))
             if tensor.zero not in (0, packed):
                 raise NotLowered(node, "two means for one frame")
             tensor.zero, frame = packed, replace(frame, zero=mean)
         found[node.output[0]] = frame
     return tensor, found
-
-
-def _mean(reader: Reader, node: Any) -> Any:
-    mean = np.broadcast_to(reader.constant(node, 1).reshape(-1), (3,)).astype(np.float64)
-    if not np.array_equal(mean, np.clip(np.rint(mean), 0, 255)):
-        raise NotLowered(node, "a mean of the pixels that is no whole number from 0 to 255")
-    return mean

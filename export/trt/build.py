@@ -99,7 +99,10 @@ def build_plan(
         plan = builder.build_serialized_network(network, config)
     progress.raise_if_cancelled()
     if plan is None:
-        raise _not_built(name, here, kind, options, messages, build_error(messages, nodes, options))
+        if not options.targets and lacks_gpu(" ".join(messages.errors)):
+            reason = f"{messages.text()}: it finds no NVIDIA GPU; {_elsewhere(kind)}"
+            raise GradsegError(f"{name}: {here} cannot build it: {reason}", exit_code=3)
+        raise GradsegError(f"{name}: {here} cannot build it: {build_error(messages, nodes, options)}")
     notes += cache.save()
     seconds = (time.perf_counter_ns() - begin) / 1e9
     return Built(bytes(plan), kind, str(trt.__version__), options.targets, flags, seconds, tuple(notes))
@@ -122,15 +125,6 @@ def _elsewhere(kind: str) -> str:
     if kind == "tensorrt_rtx":
         return "name the GPU to build for with --compute-capability sm89"
     return f"build on the machine that is to run it, or here for another GPU: {RTX_INSTALL}, --compute-capability sm89"
-
-
-def _not_built(name: str, here: str, kind: str, options: BuildOptions, messages: Messages, reason: str) -> GradsegError:
-    if not options.targets and lacks_gpu(" ".join(messages.errors)):
-        return GradsegError(
-            f"{name}: {here} cannot build it: {messages.text()}: it finds no NVIDIA GPU; {_elsewhere(kind)}",
-            exit_code=3,
-        )
-    return GradsegError(f"{name}: {here} cannot build it: {reason}")
 
 
 def _check_borders(network: Any, trt: Any, labels: Tuple[int, ...], name: str) -> None:

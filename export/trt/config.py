@@ -63,18 +63,14 @@ def _set_limits(library: Library, config: Any, options: BuildOptions) -> List[st
         config.builder_optimization_level = options.opt_level
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    _set_targets(trt, config, options.targets)
+    if options.targets:
+        values = known_targets(trt, options.targets)
+        config.num_compute_capabilities = len(values)
+        for index, value in enumerate(values):
+            if not config.set_compute_capability(value, index):
+                target = options.targets[index]
+                raise GradsegError(f"--compute-capability {target}: TensorRT-RTX {trt.__version__} refuses it")
     return _own_kernels(trt, config) if kind == "tensorrt" else []
-
-
-def _set_targets(trt: Any, config: Any, targets: Tuple[str, ...]) -> None:
-    if not targets:
-        return
-    values = known_targets(trt, targets)
-    config.num_compute_capabilities = len(values)
-    for index, value in enumerate(values):
-        if not config.set_compute_capability(value, index):
-            raise GradsegError(f"--compute-capability {targets[index]}: TensorRT-RTX {trt.__version__} refuses it")
 
 
 def _keep_fp32(trt: Any, network: Any, keep: Tuple[str, ...], nodes: Dict[str, str]) -> List[str]:

@@ -27,7 +27,6 @@ from gradseg.graphs.passes.raise_opset import opset_of, raised
 from gradseg.graphs.passes.to_half import to_half
 from gradseg.graphs.sessions import scores_of
 from gradseg.models import metadata
-from gradseg.models.spec import ModelSpec
 
 EMULATED = "the ONNX in ONNX Runtime on the CPU, not the plan"
 OPSET = 17  # of what we export, and the newest that TensorRT 8.5's parser knows (onnx-tensorrt 8.5, operators.md)
@@ -67,7 +66,8 @@ def onnx_for_trt(loaded: Loaded, args: argparse.Namespace, precision: str, typed
     made = TrtOnnx(plain, precision)
     if not typed and opset_of(plain) > OPSET:
         made.lines.append(f"note: {args.model} is of opset {opset_of(plain)}; TensorRT 8.5 reads up to {OPSET}")
-    if precision == "fp32" or loaded.precision == "fp16" or _has_partner(plain):
+    partnered = any(entry.key == metadata.PARTNER for entry in plain.metadata_props)  # INT8 with FP16 between already
+    if precision == "fp32" or loaded.precision == "fp16" or partnered:
         return made
     source, words = args.data or default_source(loaded.spec.input_hw), f"of {frames_text(args.data)}"
     if precision == "int8" and loaded.precision != "int8":
@@ -78,7 +78,12 @@ def onnx_for_trt(loaded: Loaded, args: argparse.Namespace, precision: str, typed
     kept = _overflowing(made.model, loaded, args, typed)
     half = half_form(made.model, [each.node for each in kept]) if typed or precision == "fp16" else made.model
     if half is not plain:
-        agreement, warnings = _compared(plain, half, source, loaded.spec, args.model)
+        batches = verify.verification_batches(source, loaded.spec.input_hw)
+        model = emulated(half)
+        first, reference = (as_written(each, args.model).first for each in (model, plain))
+        agreement, warnings = verify.compare(
+            first, reference, batches, args.model, lambda batch: scores_of(model, batch, args.model)
+        )
         made.lines = [*warnings, *made.lines, *_lines(loaded.precision, precision, agreement, words)]
     if kept:
         made.lines.append(f"FP16: {kept_text(kept)}")
@@ -109,11 +114,6 @@ def emulated(model: Any) -> Any:
     return finished_like(graph, model, {})
 
 
-def _has_partner(model: Any) -> bool:
-    """Whether an INT8 model has FP16 between its Q/DQ pairs already."""
-    return any(entry.key == metadata.PARTNER for entry in model.metadata_props)
-
-
 def _lines(given: str, precision: str, agreement: verify.Agreement, words: str) -> List[str]:
     """What is said of the labels of a model made from one in precision `given`."""
     if given == "int8":
@@ -137,16 +137,6 @@ def _overflowing(model: Any, loaded: Loaded, args: argparse.Namespace, typed: bo
     limit = min(FRAMES, getattr(args, "calib_frames", FRAMES))
     frames = open_frames(source, limit, getattr(args, "skip_bad", False))
     return kept_in_float(model, magnitudes(model, frames), typed)
-
-
-def _compared(plain: Any, changed: Any, source: str, spec: ModelSpec, where: str) -> Tuple[verify.Agreement, List[str]]:
-    """Label agreement with FP32 on frames, and warnings; GradsegError if the new model is not repeatable or dead."""
-    batches = verify.verification_batches(source, spec.input_hw)
-    model = emulated(changed)
-    runner = as_written(model, where)
-    return verify.compare(
-        runner.first, as_written(plain, where).first, batches, where, lambda batch: scores_of(model, batch, where)
-    )
 
 
 def _prepared(model: Any) -> Any:

@@ -15,7 +15,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import atomic_path, sha256_of
 from gradseg.commands import command
 from gradseg.export.trt.build import Built
-from gradseg.export.trt.options import BuildOptions, Library
+from gradseg.export.trt.options import NOT_OF_RTX, BuildOptions, Library
 from gradseg.export.trt.prepare import Prepared
 from gradseg.export.trt.verify import Verified
 from gradseg.runtime.cuda.gpu import Gpu
@@ -79,9 +79,6 @@ def on_trial(plan: Path, built: Built, manifest: Dict[str, Any]) -> Iterator[Pat
         trial = Path(folder) / plan.name
         write_plan(trial, built, manifest)
         yield trial
-
-
-NOT_OF_RTX = ("timing_cache", "opt_level", "version_compatible", "hardware_compatible", "dla")
 
 
 def rebuild_arguments(plan: Path) -> Tuple[List[str], Optional[Dict[str, Any]]]:

@@ -68,13 +68,10 @@ class BuildOptions:
 def _has_type(key: str, value: Any) -> bool:
     if key in ("targets", "keep_fp32"):
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if key == "precision":
-        return isinstance(value, str)
-    if key == "timing_cache":
-        return value is None or isinstance(value, str)
     if key in ("workspace_mib", "dla", "opt_level"):
-        return value is None or (isinstance(value, int) and not isinstance(value, bool))
-    return isinstance(value, bool)
+        return value is None or type(value) is int  # no bool
+    kinds: Dict[str, Any] = {"precision": str, "timing_cache": (str, type(None))}
+    return isinstance(value, kinds.get(key, bool))
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +127,13 @@ def _check_values(options: BuildOptions, where: str = "") -> None:
 RTX_INSTALL = "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
 # NVIDIA, "Working with DLA" of 11.4.1: 10.7 was the last 10.x with DLA; 11.0 to 11.4.0 have none on Jetson
 DLA_UNTIL, DLA_AGAIN = (10, 8), (11, 4, 1)
+NOT_OF_RTX = {
+    "timing_cache": "it times no kernels while it builds; leave it out",
+    "opt_level": "it builds the same plan at every level; leave it out",
+    "version_compatible": "tensorrt from 8.6 on has it; rebuild with each new version",
+    "hardware_compatible": "name each GPU: --compute-capability sm86",
+    "dla": "it knows no DLA; build with JetPack's tensorrt on the Jetson",
+}
 
 
 def check_options(options: BuildOptions, library: Optional[Library]) -> None:
@@ -158,19 +162,9 @@ def _check_for_rtx(options: BuildOptions, trt: Any, here: str) -> None:
     put into a version-compatible plan, warns of hardware compatibility, builds the same plan at every level.
     """
     known_targets(trt, options.targets)
-    lacking = {
-        "--timing-cache": (options.timing_cache is not None, "it times no kernels while it builds; leave it out"),
-        "--dla": (options.dla is not None, "it knows no DLA; build with JetPack's tensorrt on the Jetson"),
-        "--opt-level": (options.opt_level is not None, "it builds the same plan at every level; leave it out"),
-        "--version-compatible": (
-            options.version_compatible,
-            "tensorrt from 8.6 on has it; rebuild with each new version",
-        ),
-        "--hardware-compatible": (options.hardware_compatible, "name each GPU: --compute-capability sm86"),
-    }
-    for name, (given, instead) in lacking.items():
-        if given:
-            raise GradsegError(f"{name}: {here} does not have it: {instead}")
+    for name, instead in NOT_OF_RTX.items():
+        if getattr(options, name) != getattr(BuildOptions, name):
+            raise GradsegError(f"--{name.replace('_', '-')}: {here} does not have it: {instead}")
 
 
 def _check_for_classic(options: BuildOptions, trt: Any, here: str) -> None:
