@@ -36,14 +36,8 @@ class Candidate:
 
     def to_dict(self) -> Dict[str, Any]:
         """What the manifest keeps of it."""
-        return {
-            "precision": self.precision,
-            "agreement": self.agreement,
-            "miou": self.miou,
-            "p50_ms": self.p50,
-            "p99_ms": self.p99,
-            "refused": self.why_not or None,
-        }
+        measured = {"p50_ms": self.p50, "p99_ms": self.p99, "refused": self.why_not or None}
+        return {"precision": self.precision, "agreement": self.agreement, "miou": self.miou, **measured}
 
 
 def measure(candidates: List[Candidate], batches: List[np.ndarray[Any, Any]], frames: Optional[Frames]) -> None:
@@ -84,19 +78,17 @@ def table(candidates: List[Candidate], winner: Candidate) -> List[str]:
     """A line for each candidate and the verdict, for people."""
     lines = []
     for each in candidates:
-        quality = f"mIoU {100 * each.miou:.2f}" if each.miou is not None else _agreement(each)
+        quality = "labels not compared"
+        if each.miou is not None:
+            quality = f"mIoU {100 * each.miou:.2f}"
+        elif each.agreement is not None:
+            quality = f"{100 * each.agreement:.3f} % of labels equal"
         note = f"; not allowed: {each.why_not}" if each.why_not else ""
         lines.append(f"  {each.precision}: {each.p50:.3f} ms p50, {each.p99:.3f} p99, {quality}{note}")
     slowest = max(candidates, key=lambda each: each.p50)
     factor = f", {slowest.p50 / winner.p50:.2f}x as fast as {slowest.precision}" if slowest is not winner else ""
     lines.append(f"best here: {winner.precision}{factor}")
     return lines
-
-
-def _agreement(candidate: Candidate) -> str:
-    return (
-        "labels not compared" if candidate.agreement is None else f"{100 * candidate.agreement:.3f} % of labels equal"
-    )
 
 
 def make_best(args: argparse.Namespace, prepared_job: Callable[[Optional[str]], Job]) -> None:

@@ -106,12 +106,9 @@ def build_error(messages: Messages, nodes: Dict[str, str], options: BuildOptions
     reason = messages.text() or "no reason given"
     raw = " ".join(messages.errors[-3:])
     named = nodes_in(raw, nodes)
-    where = f"node {_listed(named)}: " if named else ""
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    where = f"node {', '.join(named[:NAMED])}{more}: " if named else ""
     return f"{where}{reason}{build_advice(f'{raw} {reason}', options)}"
-
-
-def _listed(names: List[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def build_advice(text: str, options: BuildOptions) -> str:
