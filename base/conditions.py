@@ -7,10 +7,11 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 # libraries whose version changes a result or a latency; reported if they are loaded
 LIBRARIES = ("numpy", "cv2", "onnxruntime", "onnx", "torch", "tensorrt", "tensorrt_rtx", "openvino", "gradseg")
@@ -31,7 +32,7 @@ def conditions(**extra: Any) -> Dict[str, Any]:
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(),
-            "board": _board(),
+            "board": read_text(Path("/proc/device-tree/model")) or None,  # of a Jetson, a Raspberry Pi
         },
         "threads": None,
         "os": platform.platform(),
@@ -61,35 +62,55 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def read_text(path: Path) -> str:
+    """What a file of /proc or /sys says; "" where there is none."""
+    try:
+        return path.read_bytes().rstrip(b"\0").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
 def proc_bytes(path: Path, field: str) -> Optional[int]:
     """Bytes of a field such as "MemAvailable" in a file of /proc like meminfo; None where the system does not say."""
-    try:
-        for line in path.read_text("utf-8").splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+    found = re.search(rf"^{field}:\s*(\d+)", read_text(path), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+class Others:
+    """The share of our cores that other programs take from now until `share`, from Linux's counters."""
+
+    def __init__(self) -> None:
+        self._begin = _busy()
+
+    def share(self, own: float) -> Optional[float]:
+        """0..1; None where the system does not count. own: seconds of CPU that our processes took since."""
+        now = _busy()
+        if now is None or self._begin is None or now[1] <= self._begin[1]:
+            return None
+        whole = now[1] - self._begin[1]
+        return min(1.0, max(0.0, (now[0] - self._begin[0] - own) / whole))
+
+
+def _busy() -> Optional[Tuple[float, float]]:
+    """(busy, all) seconds of the cores that this process may use, since the machine started."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    wanted = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    busy = whole = 0
+    for line in read_text(Path("/proc/stat")).splitlines():
+        name, *counts = line.split()
+        if name in wanted:
+            ticks = [int(count) for count in counts[:8]]  # user nice system idle iowait irq softirq steal
+            whole += sum(ticks)
+            busy += sum(ticks) - ticks[3] - ticks[4]
+    clock = os.sysconf("SC_CLK_TCK")
+    return (busy / clock, whole / clock) if whole else None
 
 
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                key, _, value = line.partition(":")
-                if key.strip() in ("model name", "Model", "Hardware") and value.strip():
-                    return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _board() -> Optional[str]:
-    """The board's name where the device tree has one (Jetson, Raspberry Pi), else None."""
-    try:
-        return Path("/proc/device-tree/model").read_bytes().rstrip(b"\0").decode("utf-8", "replace") or None
-    except OSError:
-        return None
+    named = r"^(?:model name|Model|Hardware)[^\S\n]*:[^\S\n]*(\S.*)"
+    found = re.search(named, read_text(Path("/proc/cpuinfo")), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _versions() -> Dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, Deque, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.conditions import Others, conditions, usable_cores
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import check_output, write_json
 from gradseg.base.options import add, add_common, command_parser
@@ -36,31 +36,18 @@ SETTLE = 10  # untimed frames before each turn of the engine alone
 
 
 class Busy:
-    """While entered: wall time, this process's CPU time, and the share of all cores that other programs took."""
+    """While entered: wall time, this process's CPU time, and the share of our cores that other programs took."""
 
     wall_s = cpu_s = 0.0
     others: Optional[float] = None
 
     def __enter__(self) -> Busy:
-        self._machine, self._cpu, self._wall = _machine_seconds(), time.process_time(), time.perf_counter()
+        self._others, self._cpu, self._wall = Others(), time.process_time(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wall_s, self.cpu_s = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        after = _machine_seconds()
-        if self._machine is not None and after is not None and after[1] > self._machine[1]:
-            busy, whole = after[0] - self._machine[0], after[1] - self._machine[1]
-            self.others = max(0.0, busy - self.cpu_s) / whole
-
-
-def _machine_seconds() -> Optional[Sequence[float]]:
-    """(busy, all) seconds of all cores since the start; None where there is no /proc/stat."""
-    try:
-        with open("/proc/stat", encoding="ascii") as stream:
-            ticks = [float(word) / 100.0 for word in stream.readline().split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+        self.others = self._others.share(self.cpu_s)
 
 
 def recording(text: str) -> Source:

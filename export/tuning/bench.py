@@ -8,11 +8,11 @@ from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
-from gradseg.base.conditions import proc_bytes
+from gradseg.base.conditions import Others, proc_bytes
 from gradseg.base.errors import GradsegError
 from gradseg.export.tuning.candidates import BASE
 from gradseg.export.tuning.judge import Exactness, Judge
-from gradseg.export.tuning.machine import Others, cpu_seconds
+from gradseg.export.tuning.machine import cpu_seconds
 from gradseg.export.tuning.process import WARM_UP, CandidateError, Pool, Worker, room_for
 from gradseg.export.tuning.state import Record, Store
 from gradseg.export.tuning.verdict import percentile

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import gradseg
-from gradseg.base.conditions import conditions, usable_cores
+from gradseg.base.conditions import conditions, read_text, usable_cores
 from gradseg.calibration.qdq.cpu import cpu_flags
 
 PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime", "openvino", "torch")
@@ -52,13 +52,13 @@ def _one_of_each(cores: Sequence[int], root: Path) -> List[int]:
     """The first of the cores that are siblings."""
     first: Dict[str, int] = {}
     for core in cores:
-        first.setdefault(_text(root / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core), core)
+        first.setdefault(read_text(root / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core), core)
     return list(first.values())
 
 
 def _fast(cores: Sequence[int], root: Path) -> List[int]:
     """Cores with at least 3/4 of the highest capacity that the system names; [] where it names none."""
-    capacity = {core: _text(root / f"cpu{core}" / "cpu_capacity") for core in cores}
+    capacity = {core: read_text(root / f"cpu{core}" / "cpu_capacity") for core in cores}
     if not all(text.isdecimal() for text in capacity.values()):
         return []
     most = max(int(text) for text in capacity.values())
@@ -72,7 +72,7 @@ def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 def governor() -> Optional[str]:
     """How the first core's clock is governed, None where the system does not say."""
-    return _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None
+    return read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None
 
 
 def versions() -> Dict[str, str]:
@@ -86,26 +86,11 @@ def versions() -> Dict[str, str]:
     return found
 
 
-class Others:
-    """The share of our cores that other programs take between `begin` and `share`, from Linux's counters."""
-
-    def __init__(self) -> None:
-        self._begin = _busy()
-
-    def share(self, own: float) -> Optional[float]:
-        """0..1; None where the system does not count. own: seconds of CPU that our processes took since."""
-        now = _busy()
-        if now is None or self._begin is None or now[1] <= self._begin[1]:
-            return None
-        whole = now[1] - self._begin[1]
-        return min(1.0, max(0.0, (now[0] - self._begin[0] - own) / whole))
-
-
 def cpu_seconds(pids: Iterable[int]) -> Dict[int, float]:
     """Seconds of CPU that each process has taken so far; those that ended are missing."""
     found = {}
     for pid in pids:
-        parts = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        parts = read_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
         if len(parts) > 13:
             found[pid] = (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
     return found
@@ -133,26 +118,3 @@ def facts() -> Dict[str, Any]:
     """For the key of a result: another of these is another machine."""
     cpu = conditions()["device"]["cpu"]
     return {"machine": platform.machine(), "cpu": cpu, "cores": usable_cores(), "versions": versions()}
-
-
-def _busy() -> Optional[Tuple[float, float]]:
-    """(busy, all) seconds of the cores that this process may use, since the machine started."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    wanted = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    busy = whole = 0
-    for line in _text(Path("/proc/stat")).splitlines():
-        name, *counts = line.split()
-        if name in wanted:
-            ticks = [int(count) for count in counts[:8]]  # user nice system idle iowait irq softirq steal
-            whole += sum(ticks)
-            busy += sum(ticks) - ticks[3] - ticks[4]
-    clock = os.sysconf("SC_CLK_TCK")
-    return (busy / clock, whole / clock) if whole else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""

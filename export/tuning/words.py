@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 from gradseg.base.markup import points
 from gradseg.export.tuning.state import Record
@@ -50,8 +50,8 @@ def verdict(records: Sequence[Record], decision: Decision, base: Record) -> List
     winner = by_name[decision.winner]
     lines = [_won(winner, base), *_against_float(winner, by_name, decision)]
     for engine in dict.fromkeys(record.engine for record in records):
-        lines += _int8_in(engine, [record for record in records if record.engine == engine])
-        lines += _rewrites_in(engine, [record for record in records if record.engine == engine])
+        own = [record for record in records if record.engine == engine]
+        lines += [*_int8_in(engine, own), *_rewrites_in(engine, own)]
     for state, words in (("refused", "thrown out"), ("unavailable", "not here")):
         lines += [f"{words}: {each.title}: {each.reason}" for each in records if each.state == state]
     late = [each.title for each in records if not each.state and not each.screening]
@@ -66,7 +66,7 @@ def verdict(records: Sequence[Record], decision: Decision, base: Record) -> List
 def _won(winner: Record, base: Record) -> str:
     text = f"{winner.title} won: {p(winner, 0.5):.2f} ms per frame (p99 {p(winner, 0.99):.2f})"
     if winner is not base:
-        text += f", {_times(_speed(winner, base))} as fast as {base.title}"
+        text += f", {_speed(winner, base):.2f}x as fast as {base.title}"
     quality = quality_text(winner, base)
     return f"{text}; {quality}" if quality else text
 
@@ -86,20 +86,12 @@ def _against_float(winner: Record, by_name: Mapping[str, Record], decision: Deci
     if name is None:
         return []
     rival, found = by_name[name], ratio(fewer[name], turns_of(best))
-    if found is None:
-        share = f"{_speed(best, rival):.2f}"
-        return [
-            f"float32 is kept: {rival.title} took {share} of its time{_basis(rival, best)}, which is not surely less, "
-            "and changes labels"
-        ]
-    if found.value > 1.0 + MARGIN:
-        return [
-            f"fewer bits do not pay here: the fastest, {rival.title}, takes {ratio_text(found)} of the winner's time"
-        ]
-    return [
-        f"float32 is kept: {rival.title} takes {ratio_text(found)} of its time, which is not surely less, and changes "
-        "labels"
-    ]
+    if found is not None and found.value > 1.0 + MARGIN:
+        share = f"{ratio_text(found)} of the winner's time"
+        return [f"fewer bits do not pay here: the fastest, {rival.title}, takes {share}"]
+    share = f"took {_speed(best, rival):.2f}" if found is None else f"takes {ratio_text(found)}"
+    share = f"{share} of its time{_basis(rival, best)}"
+    return [f"float32 is kept: {rival.title} {share}, which is not surely less, and changes labels"]
 
 
 def _int8_in(engine: str, records: Sequence[Record]) -> List[str]:
@@ -149,12 +141,9 @@ def _rewrites_in(engine: str, records: Sequence[Record]) -> List[str]:
     floats = [each for each in records if each.exact and not each.state and each.screening and not each.base]
     best = fastest_of(floats)
     plain = next((each for each in floats if each.rewrite == "as exported"), None)
-    if best is None or plain is None or best is plain:
+    if best is None or plain is None or best is plain or _speed(best, plain) < 1.0 + MARGIN:
         return []
-    gain = _speed(best, plain)
-    if gain < 1.0 + MARGIN:
-        return []
-    speed = f"{gain:.2f}x as fast as exported, with the same labels{_basis(best, plain)}"
+    speed = f"{_speed(best, plain):.2f}x as fast as exported, with the same labels{_basis(best, plain)}"
     return [f"in {engine} float32 is fastest with {best.rewrite}: {speed}"]
 
 
@@ -168,19 +157,11 @@ def fastest_of(records: Sequence[Record]) -> Optional[Record]:
 def _speed(fast: Record, slow: Record) -> float:
     """The slow one's time over the fast one's: from common rounds, else from the medians."""
     found = ratio(turns_of(slow), turns_of(fast))
-    if found is not None:
-        return found.value
-    return (p(slow, 0.5) or 0.0) / max(p(fast, 0.5) or 0.0, 1e-6)
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f}x"
+    return found.value if found is not None else (p(slow, 0.5) or 0.0) / max(p(fast, 0.5) or 0.0, 1e-6)
 
 
 def ratio_text(found: Ratio) -> str:
-    if found.rounds < 2:
-        return f"{found.value:.2f}"
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.value:.2f}" + (f" ({found.low:.2f} to {found.high:.2f})" if found.rounds > 1 else "")
 
 
 def quality_text(record: Record, base: Record) -> str:
@@ -237,5 +218,4 @@ def text_table(records: Sequence[Record], decision: Decision, base: Record) -> L
 
 def ordered(records: Sequence[Record]) -> List[Record]:
     """Measured ones by their median, then the others as they come."""
-    seen: Dict[str, float] = {record.name: p(record, 0.5) or float("inf") for record in records}
-    return sorted(records, key=lambda record: seen[record.name])
+    return sorted(records, key=lambda record: p(record, 0.5) or float("inf"))

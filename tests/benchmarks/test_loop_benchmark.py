@@ -9,6 +9,7 @@ from typing import Any, Optional
 import pytest
 from runtime_toys import deployment_onnx, write_video
 
+from gradseg.base import conditions
 from gradseg.base.errors import GradsegError
 from gradseg.benchmarks import loop
 from gradseg.runtime.loop.report import STAGES
@@ -76,7 +77,7 @@ def test_frames_limit_the_turns(engine: Path, clip: Path, tmp_path: Path) -> Non
 def test_other_programs_share(before: Any, after: Any, share: Optional[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 4 core seconds 2 were used, and hardly any of that by this process."""
     readings = iter([before, after])
-    monkeypatch.setattr(loop, "_machine_seconds", lambda: next(readings))
+    monkeypatch.setattr(conditions, "_busy", lambda: next(readings))
     with loop.Busy() as busy:
         pass
     assert busy.others == (pytest.approx(share, abs=0.05) if share is not None else None)

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from runtime_toys import HW, deployment_onnx, expected_labels
 from tune_toys import Toy, record
 
+from gradseg.base import conditions
+from gradseg.base.conditions import Others
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
 from gradseg.export.tuning import machine as tune_machine
-from gradseg.export.tuning.machine import Others, Placement, has_bf16, noise_warnings, placements
+from gradseg.export.tuning.machine import Placement, has_bf16, noise_warnings, placements
 from gradseg.export.tuning.process import CandidateError, Pool, Worker, room_for
 from gradseg.export.tuning.state import MARK, Record, Store, source_fingerprint
 
@@ -265,7 +267,7 @@ def test_noise_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_others_share_leaves_our_own_out(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [(10.0, 100.0), (30.0, 140.0)]
-    monkeypatch.setattr(tune_machine, "_busy", lambda: counts.pop(0))
+    monkeypatch.setattr(conditions, "_busy", lambda: counts.pop(0))
     assert Others().share(own=12.0) == pytest.approx(0.2)
-    monkeypatch.setattr(tune_machine, "_busy", lambda: None)
+    monkeypatch.setattr(conditions, "_busy", lambda: None)
     assert Others().share(1.0) is None
