@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from dataclasses import dataclass
@@ -79,10 +80,8 @@ def versions() -> Dict[str, str]:
     """Of the libraries that decide on a latency, installed or not loaded yet."""
     found = {"python": platform.python_version(), "gradseg": gradseg.__version__}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
@@ -56,55 +57,48 @@ def prepared(store: Store, args: argparse.Namespace, say: Say) -> Sources:
     found = Sources(loaded.spec.to_json())
     words = {form.name: form.words for form in FORMS}
     for name, model in float_forms(loaded.model).items():
-        found.floats[name] = _written(store, found, f"fp32-{name}.onnx", model)
+        found.floats[name] = _written(store, f"fp32-{name}.onnx", model)
         found.words[name] = words.get(name, name)
     if Path(args.model).suffix.lower() != ".onnx":
-        found.checkpoint = _checkpoint(store, found, args)
+        found.checkpoint = _checkpoint(store, args)
     found.lines += loaded.warnings
     if loaded.agreement is not None:
         found.lines.append(f"ONNX: labels equal to PyTorch's on {loaded.agreement}")
     _int8(store, found, loaded, args, say)
+    files = {*found.floats.values(), *found.int8.values(), found.checkpoint}
+    found.digests = {file: sha256_of(store.folder / file) for file in files if file is not None}
     store.write("sources", dataclasses.asdict(found))
     return found
 
 
 def _kept(store: Store) -> Optional[Sources]:
-    raw = store.read("sources")
-    try:
-        found = Sources(**raw) if raw is not None else None
-        if found is not None and all(sha256_of(store.folder / file) == known for file, known in found.digests.items()):
+    with contextlib.suppress(TypeError, OSError):  # nothing is known, or of another shape, or a file is gone
+        found = Sources(**(store.read("sources") or {}))
+        if all(sha256_of(store.folder / file) == known for file, known in found.digests.items()):
             return found
-    except (TypeError, OSError):
-        pass
     return None
 
 
-def _written(store: Store, found: Sources, name: str, model: Any) -> str:
+def _written(store: Store, name: str, model: Any) -> str:
     write_out(store.folder / "sources" / name, model.SerializeToString())
-    return _noted(store, found, name)
+    return f"sources/{name}"
 
 
-def _noted(store: Store, found: Sources, name: str) -> str:
-    file = f"sources/{name}"
-    found.digests[file] = sha256_of(store.folder / file)
-    return file
-
-
-def _checkpoint(store: Store, found: Sources, args: argparse.Namespace) -> str:
+def _checkpoint(store: Store, args: argparse.Namespace) -> str:
     """A copy at the wanted size, so that bare state dicts and --size need no words later."""
     from gradseg.models.checkpoint import save_checkpoint
 
     ckpt = load_checkpoint_for(args.model, args.arch, size_of(args))
     ckpt.network.spec = ckpt.spec
     save_checkpoint(store.folder / "sources" / "checkpoint.pth", ckpt.network)
-    return _noted(store, found, "checkpoint.pth")
+    return "sources/checkpoint.pth"
 
 
 def _int8(store: Store, found: Sources, loaded: Loaded, args: argparse.Namespace, say: Say) -> None:
     """The INT8 models of all engines, from one look at the frames."""
     stored = loaded.info.get("quantisation")
     if stored and stored.get("target") == "cpu":
-        found.int8["cpu"] = _written(store, found, "int8-cpu.onnx", int8_from_stored(loaded.model, stored))
+        found.int8["cpu"] = _written(store, "int8-cpu.onnx", int8_from_stored(loaded.model, stored))
         found.int8["openvino"] = found.int8["cpu"]  # the same scales
         found.lines.append("INT8 for ONNX Runtime and OpenVINO: scales from quantisation-aware fine-tuning")
     source = args.calib or default_source(loaded.spec.input_hw)
@@ -121,7 +115,7 @@ def _int8(store: Store, found: Sources, loaded: Loaded, args: argparse.Namespace
             continue
         say(f"rounding to INT8: {name}")
         try:
-            found.int8[name] = _written(store, found, f"int8-{name}.onnx", make(seen, settings))
+            found.int8[name] = _written(store, f"int8-{name}.onnx", make(seen, settings))
         except ImportError as error:
             found.missing[name] = f"{error.name or error} is not installed here"
         except GradsegError as error:

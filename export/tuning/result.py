@@ -55,20 +55,13 @@ def write_result(found: Tuned, args: argparse.Namespace, out: Path, words: Seque
         },
         "data": found.session["data"],
         "candidates": [row(record, decision, base) for record in ordered(found.records)],
-        "conditions": {
-            **found.session["conditions"],
-            "command": command("export/tune.py", *words),
-        },
+        "conditions": {**found.session["conditions"], "command": command("export/tune.py", *words)},
     }
     text = page(result, found.records, decision)
     write_json(out / "tune.json", result)
     write_text(out / "tune.html", text)
-    head = (
-        []
-        if found.anew
-        else ["nothing is new since it was measured, so the figures are those (--force measures again)"]
-    )
-    lines = [*found.notes, *head, *text_table(found.records, decision, base), *said]
+    old = "nothing is new since it was measured, so the figures are those (--force measures again)"
+    lines = [*found.notes, *([] if found.anew else [old]), *text_table(found.records, decision, base), *said]
     lines += [f"warning: {each}: measure again on a quiet machine" for each in warnings]
     if not found.complete:
         lines.append("the time was over before everything was measured; the same command goes on")
@@ -92,8 +85,7 @@ def _engine(found: Tuned, winner: Record, out: Path) -> List[str]:
     for file, name in list(zip(winner.files, names))[::-1]:
         with atomic_path(out / name) as temporary:
             shutil.copyfile(str(found.store.folder / file), str(temporary))
-    for suffix in SUFFIXES:
-        if f"engine{suffix}" not in names:
-            with contextlib.suppress(OSError):
-                (out / f"engine{suffix}").unlink()
+    for name in {f"engine{suffix}" for suffix in SUFFIXES} - {*names}:
+        with contextlib.suppress(OSError):
+            (out / name).unlink()
     return names

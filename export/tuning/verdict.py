@@ -125,11 +125,8 @@ def decided(turns: Mapping[str, Turns], exact: Sequence[str]) -> Optional[Decisi
     if best is None:
         winner = fastest(turns)
     else:
-        won = {best: turns[best]}
-        for name in turns:
-            if name not in exact and surely_ahead(turns[name], turns[best]):
-                won[name] = turns[name]
-        winner = fastest(won)
+        ahead = [name for name in turns if name not in exact and surely_ahead(turns[name], turns[best])]
+        winner = fastest({name: turns[name] for name in (best, *ahead)})
     if winner is None:
         return None
     ratios = {name: found for name in turns for found in [ratio(turns[name], turns[winner])] if found is not None}

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -33,9 +34,8 @@ class Served:
 
     def __init__(self) -> None:
         self.engine: Optional[Engine] = None
-        self.frames: np.ndarray[Any, Any] = np.empty(0, np.uint8)
-        self.frame: np.ndarray[Any, Any] = np.empty(0, np.uint8)
-        self.labels: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+        empty: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+        self.frames = self.frame = self.labels = empty
         self.count = 0
 
     def build(self, given: Dict[str, Any]) -> Dict[str, Any]:
@@ -174,15 +174,13 @@ def operators(path: str, threads: Optional[int], frames: np.ndarray[Any, Any]) -
 
 def times_of(events: Any) -> Dict[str, float]:
     """The profiler's events → operator → milliseconds per frame; each node's first runs are warm-up and left out."""
-    totals: Dict[str, float] = {}
-    runs: Dict[str, int] = {}
+    totals: Dict[str, float] = defaultdict(float)
+    runs: Dict[str, int] = defaultdict(int)
     for event in events:
-        if event.get("cat") != "Node" or not str(event.get("name", "")).endswith("_kernel_time"):
-            continue
-        runs[event["name"]] = runs.get(event["name"], 0) + 1
-        if runs[event["name"]] > WARM_UP:
-            kind = str(event["args"]["op_name"])
-            totals[kind] = totals.get(kind, 0.0) + event["dur"] / 1e3 / FRAMES
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            runs[event["name"]] += 1
+            if runs[event["name"]] > WARM_UP:
+                totals[str(event["args"]["op_name"])] += event["dur"] / 1e3 / FRAMES
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
