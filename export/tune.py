@@ -65,9 +65,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         return _main(args, out, list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print(
-            f"interrupted; what was found so far is in {out / 'work'}, the same command goes on there", file=sys.stderr
-        )
+        found = f"what was found so far is in {out / 'work'}"
+        print(f"interrupted; {found}, the same command goes on there", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

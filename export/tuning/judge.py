@@ -50,9 +50,8 @@ class Judge:
         if self._frames is not None:
             self._batches = [batch for batch, _ in self._frames]
         else:
-            prepare = Preprocessor(spec.input_hw)
-            shown = open_frames(source, min(limit or UNLABELLED, UNLABELLED))
-            self._batches = [prepare(frame).copy() for frame in shown]
+            prepare, most = Preprocessor(spec.input_hw), min(limit or UNLABELLED, UNLABELLED)
+            self._batches = [prepare(frame).copy() for frame in open_frames(source, most)]
         if not self._batches:
             raise GradsegError(f"{source}: no frames to measure on")
         self.labelled, self.count = self._frames is not None, len(self._batches)

@@ -193,9 +193,9 @@ class Measuring:
         record.score = owner.score
 
     def _rule(self, record: Record) -> None:
-        if record.score is None or self.base.score is None or record.state:
+        if record.score is None or self.base.score is None or record.state or record.exact:
             return
-        why = "" if record.exact else fault(record.score, self.base.score, self.bench.drop)
+        why = fault(record.score, self.base.score, self.bench.drop)
         if why:
             record.state, record.reason = "refused", why
             self.bench.done_with(record)

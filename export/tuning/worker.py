@@ -39,7 +39,7 @@ class Served:
         self.count = 0
 
     def build(self, given: Dict[str, Any]) -> Dict[str, Any]:
-        """Writes the engine file or files of a candidate; see `tuning.build`."""
+        """Writes the engine file or files of a candidate; see `tuning.worker.build`."""
         return {"files": [str(path) for path in build(given)]}
 
     def open(self, given: Dict[str, Any]) -> Dict[str, Any]:
