@@ -42,9 +42,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     out = Path(args.out) if args.out else Path(args.model).with_suffix(".ranges.json")
     check_before(args, out)
-    from gradseg.calibration.ranges.run import calibrated
+    from gradseg.calibration.ranges.run import calibrate
 
-    print("\n".join(calibrated(args, out)))
+    print("\n".join(calibrate(args, out)))
     return 0
 
 

@@ -50,19 +50,8 @@ class Effect:
 
     def to_json(self) -> Dict[str, Any]:
         """JSON types, no NaN."""
-        layer = self.layer
-        return {
-            "layer": layer.name,
-            "operator": layer.operator,
-            "output": layer.output,
-            "sqnr_db": self.sqnr_db,
-            "scores_sqnr_db": self.scores_sqnr_db,
-            "agreement": self.agreement,
-            "miou_change": self.miou_change,
-            "worst_class": _named(self.worst_class),
-            "macs": layer.macs,
-            "weights": layer.weights,
-        }
+        of_layer = {key: getattr(self.layer, key) for key in ("operator", "output", "macs", "weights")}
+        return {**vars(self), "layer": self.layer.name, **of_layer, "worst_class": _named(self.worst_class)}
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,12 @@ def calibrated(
     frames: int,
     equalise: bool = True,
     threads: Optional[int] = None,
-    progress: Optional[Callable[[int], None]] = None,
     skip_bad: bool = False,
+    show: bool = False,
 ) -> Calibrated:
     """Shows the frames of `source`, open or as `open_frames` takes it, to a model (onnx.ModelProto, FP32).
+
+    show: says on a terminal how many frames are done.
 
     Raises GradsegError for a source that does not open or a model in INT8 already.
     """
@@ -92,7 +94,7 @@ def calibrated(
     base = equalised(model) if equalise else model
     tensors, means = observed_tensors(base)
     shown = source if isinstance(source, FrameSource) else open_frames(source, frames, skip_bad)
-    statistics = statistics_from_frames(base, tensors, shown, means, threads, progress)
+    statistics = statistics_from_frames(base, tensors, shown, means, threads, frames if show else 0)
     return Calibrated(base, statistics, equalise, shown.name)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
@@ -135,14 +134,8 @@ def _from_frames(loaded: Loaded, args: argparse.Namespace, settings: Settings) -
             "calibrate on your own frames for your own camera"
         )
 
-    def progress(frames: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rcalibrating: {frames} frames", end="\n" if frames == args.calib_frames else "", file=sys.stderr)
-
     threads = getattr(args, "threads", None)
-    found = calibrated(
-        loaded.model, source, settings.frames, settings.equalise, threads, progress, skip_bad=args.skip_bad
-    )
+    found = calibrated(loaded.model, source, settings.frames, settings.equalise, threads, args.skip_bad, show=True)
     parts = Int8Parts.of(found, settings, form_for(settings.target))
     return parts, found.note, source, f"calibrated on {source} ({args.calib_method})"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def statistics_from_frames(
     frames: Iterable[np.ndarray[Any, Any]],
     means_of: Sequence[str] = (),
     threads: Optional[int] = None,
-    progress: Optional[Callable[[int], None]] = None,
+    most: int = 0,
 ) -> Statistics:
     """Runs a deployment-form ONNX model over frames and observes the named tensors.
 
@@ -54,7 +55,7 @@ def statistics_from_frames(
         tensors: names of float activations.
         frames: uint8 BGR (H, W, 3), any size; preprocessed as everywhere else. Consumed one at a time.
         means_of: names of float activations (1, C, h, w) whose means per channel are wanted.
-        progress: called with the number of frames done.
+        most: frames at most; how many are done is then shown on a terminal.
 
     Minima, maxima, means and samples are taken inside the graph, so that no more than one frame's live activations are
     in memory at a time, whatever their number. Raises GradsegError, naming tensor and frame, for NaN or infinity in an
@@ -67,6 +68,7 @@ def statistics_from_frames(
     pixels = frozenset(pixel_tensors(Graph(model)) & set(probe.tensors))
     found = Statistics({name: Observer() for name in probe.tensors}, predicted=np.zeros(_classes(model), np.int64))
     found.pixels = pixels
+    shown = most and sys.stderr.isatty()
     named = frames.named() if isinstance(frames, FrameSource) else (("", frame) for frame in frames)
     for name, frame in named:
         where = f"frame {found.frames + 1}" + (f" ({name})" if name else "")
@@ -75,8 +77,10 @@ def statistics_from_frames(
         seen[: len(found.predicted)] += found.predicted
         found.predicted = seen.astype(np.int64)
         found.frames += 1
-        if progress is not None:
-            progress(found.frames)
+        if shown:
+            print(f"\rcalibrating: {found.frames} of at most {most} frames", end="", file=sys.stderr, flush=True)
+    if shown:
+        print(file=sys.stderr)
     if found.frames == 0:
         raise GradsegError("no frames to calibrate with")
     for mean in found.means.values():

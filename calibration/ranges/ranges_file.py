@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
@@ -28,6 +28,8 @@ HOW_TO_EDIT = (
     "change min or max of a tensor and its scales follow for every target; or change a target's scale or zero_point, "
     "which is then used as written; then give this file to to_ort.py or to_trt.py with --ranges"
 )
+# the fields that stand in the file as they are
+HEAD = ("model", "data", "preprocessing", "method", "percentile", "power_of_two", "equalised", "warnings")
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,9 @@ class Entry:
     def to_json(self) -> Dict[str, Any]:
         """JSON types; all numbers are those of float32."""
         targets = {key: {"scale": short(q.scale), "zero_point": q.zero_point} for key, q in self.targets.items()}
-        limits = {
-            "min": self.limits.low,
-            "max": self.limits.high,
-            "seen_min": self.seen.low,
-            "seen_max": self.seen.high,
-        }
-        chosen = {"method": self.method, "clipped": self.clipped}
-        calibrated = [self.calibrated.low, self.calibrated.high]
-        return {"tensor": self.tensor, **limits, **chosen, "calibrated": calibrated, "targets": targets}
+        limits = {"tensor": self.tensor, "min": self.limits.low, "max": self.limits.high}
+        seen = {"seen_min": self.seen.low, "seen_max": self.seen.high, "method": self.method, "clipped": self.clipped}
+        return {**limits, **seen, "calibrated": [self.calibrated.low, self.calibrated.high], "targets": targets}
 
 
 @dataclass(frozen=True)
@@ -97,21 +93,15 @@ class RangesFile:
             entry = Entry(**entry_from_json(each, f"{found}: tensor number {number}", str(found), power_of_two))
             if entry.tensor in entries:
                 raise GradsegError(f"{found}: tensor {entry.tensor} is listed twice; remove one")
-            entries[entry.tensor] = _rescaled(entry, power_of_two) if entry.edited else entry
+            if entry.edited:
+                limits, power = entry.limits, power_of_two
+                scales = {key: activation_quantisation(limits, target, power) for key, target in TARGETS.items()}
+                entry = replace(entry, targets=scales)
+            entries[entry.tensor] = entry
         means = {name: np.asarray(values, np.float64) for name, values in raw["channel_means"].items()}
-        return RangesFile(
-            raw["model"],
-            raw.get("data", {}),
-            raw.get("preprocessing", {}),
-            raw["method"],
-            power_of_two,
-            raw["equalised"],
-            entries,
-            means,
-            [str(each) for each in raw.get("warnings", [])],
-            raw.get("percentile"),
-            str(found),
-        )
+        kept: Dict[str, Any] = {"data": {}, "preprocessing": {}, **{key: raw[key] for key in HEAD if key in raw}}
+        kept["warnings"] = [str(each) for each in raw.get("warnings", [])]
+        return RangesFile(entries=entries, channel_means=means, path=str(found), **kept)
 
     def write(self, path: Union[str, Path]) -> None:
         """Writes the file in one step; `read` gives the same back."""
@@ -119,14 +109,7 @@ class RangesFile:
             "format": FORMAT,
             "version": VERSION,
             "how_to_edit": HOW_TO_EDIT,
-            "model": self.model,
-            "data": self.data,
-            "preprocessing": self.preprocessing,
-            "method": self.method,
-            "percentile": self.percentile,
-            "power_of_two": self.power_of_two,
-            "equalised": self.equalised,
-            "warnings": self.warnings,
+            **{key: getattr(self, key) for key in HEAD},
             "tensors": [entry.to_json() for entry in self.entries.values()],
             "channel_means": {name: [short(v) for v in values] for name, values in self.channel_means.items()},
         }
@@ -221,12 +204,6 @@ def _error_with(seen: Observer, target: Target, scale: float) -> float:
     low = 0.0 if target.signed else min(seen.low, 0.0)
     zero = int(np.clip(np.rint(-low / scale), 0, 255))
     return seen.square_error(scale, zero, *Quantisation(scale, zero, target.signed).limits)
-
-
-def _rescaled(entry: Entry, power_of_two: bool) -> Entry:
-    """An entry whose limits were edited, with scales for them."""
-    targets = {key: activation_quantisation(entry.limits, target, power_of_two) for key, target in TARGETS.items()}
-    return Entry(**{**vars(entry), "targets": targets})
 
 
 def model_fingerprint(model: Any) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any, Callable, List, Tuple
+from typing import Any, List, Tuple
 
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import sha256_of
-from gradseg.calibration.qdq.int8 import observed_tensors
-from gradseg.calibration.qdq.repair import equalised
+from gradseg.calibration.qdq.int8 import calibrated
 from gradseg.calibration.ranges import checks
-from gradseg.calibration.ranges.collect import Statistics, statistics_from_frames
+from gradseg.calibration.ranges.collect import Statistics
 from gradseg.calibration.ranges.observers import PERCENTILE
 from gradseg.calibration.ranges.ranges_file import RangesFile, model_fingerprint, ranges_from_statistics
 from gradseg.commands import command
@@ -24,20 +22,22 @@ WORST = 5  # tensors listed as the most clipped
 ALL = 1 << 30  # frames of a validation set
 
 
-def calibrated(args: argparse.Namespace, out: Path) -> List[str]:
+def calibrate(args: argparse.Namespace, out: Path) -> List[str]:
     """Calibrates as `calibrate.py`'s arguments say and writes `out`; gives the lines for people."""
     source = open_frames(args.data, args.frames, args.skip_bad)
     validation = open_frames(args.val, ALL, args.skip_bad) if args.val else None
     loaded = load_any(argparse.Namespace(**{**vars(args), "data": None}))  # --data may hold frames that cannot be read
     if is_quantised(loaded.model):
         raise GradsegError(f"{args.model}: is INT8 already; calibrate its FP32 form or its checkpoint")
-    base = loaded.model if args.no_equalise else equalised(loaded.model)
     watched = checks.Watched(source, loaded.spec.input_hw)
-    tensors, means = observed_tensors(base)
-    statistics = statistics_from_frames(base, tensors, watched, means, args.threads, _progress(args.frames))
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    warnings = all_warnings(watched, statistics, loaded)
+    statistics = calibrated(
+        loaded.model, watched, args.frames, not args.no_equalise, args.threads, show=True
+    ).statistics
+    warnings = [
+        *checks.source_warnings(watched),
+        *checks.frame_warnings(watched.signatures),
+        *checks.prediction_warnings(statistics, loaded.spec.classes),
+    ]
     if validation is not None:
         warnings += checks.leakage_warnings(watched.signatures, validation, loaded.spec.input_hw)
     ranges = ranges_of(args, loaded, statistics, watched, warnings)
@@ -45,23 +45,6 @@ def calibrated(args: argparse.Namespace, out: Path) -> List[str]:
     described = " (and the options that describe the network, as here)" if loaded.notes else ""
     use = command("export/to_ort.py", args.model, "--precision", "int8", "--ranges", out)
     return [*report_lines(args, ranges), f"wrote {out}; use it: {use}{described}"]
-
-
-def _progress(most: int) -> Callable[[int], None]:
-    def shown(frames: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rcalibrating: {frames} of at most {most} frames", end="", file=sys.stderr, flush=True)
-
-    return shown
-
-
-def all_warnings(watched: checks.Watched, statistics: Statistics, loaded: Loaded) -> List[str]:
-    """Everything there is to say against the frames."""
-    return [
-        *checks.source_warnings(watched),
-        *checks.frame_warnings(watched.signatures),
-        *checks.prediction_warnings(statistics, loaded.spec.classes),
-    ]
 
 
 def ranges_of(
