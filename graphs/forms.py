@@ -29,6 +29,7 @@ from gradseg.graphs.passes.space_to_batch import space_to_batch
 from gradseg.graphs.passes.split_groups import split_groups
 from gradseg.graphs.passes.true_groups import true_groups
 from gradseg.graphs.passes.wide_groups import wide_groups
+from gradseg.models import metadata
 
 Change = Callable[[Graph], Any]
 
@@ -80,13 +81,15 @@ def float_forms(model: onnx.ModelProto) -> Dict[str, onnx.ModelProto]:
     seen = set()
     for form in FORMS:
         made = form(model)
-        data = _function(made)
+        data = bytes(made.graph.SerializeToString(deterministic=True))
         if data not in seen:
             seen.add(data)
             found[form.name] = made
     return found
 
 
-def _function(model: onnx.ModelProto) -> bytes:
-    """What two models must share to be one form: their graph as bytes."""
-    return bytes(model.graph.SerializeToString(deterministic=True))
+def float_form(model: onnx.ModelProto) -> onnx.ModelProto:
+    """FP32 as ONNX Runtime runs it fastest, labels unchanged."""
+    result: onnx.ModelProto = rewritten(model, rows_head)
+    metadata.set_metadata(result, {metadata.TARGET: "cpu"})
+    return result

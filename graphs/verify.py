@@ -45,12 +45,9 @@ class Agreement:
         shapes differ."""
         if labels.shape != expected.shape:
             raise GradsegError(f"labels are {labels.shape}, those expected {expected.shape}")
-        same = labels == expected
-        if counted is None:
-            self.pixels, self.equal = self.pixels + same.size, self.equal + int(same.sum())
-        else:
-            self.pixels, self.equal = self.pixels + int(counted.sum()), self.equal + int((same & counted).sum())
-            self.ties += int((~counted).sum())
+        mask = np.ones(labels.shape, np.bool_) if counted is None else counted
+        self.pixels, self.equal = self.pixels + int(mask.sum()), self.equal + int((mask & (labels == expected)).sum())
+        self.ties += int((~mask).sum())
         self.frames += labels.shape[0] if labels.ndim == 3 else 1
 
     def __str__(self) -> str:

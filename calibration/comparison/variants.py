@@ -36,11 +36,9 @@ from gradseg.calibration.qdq.int8_from_arguments import form_for, int8_from_stor
 from gradseg.calibration.qdq.quantise import count_quantised
 from gradseg.calibration.qdq.targets import TARGETS, Quantisation
 from gradseg.calibration.ranges import checks
+from gradseg.graphs.forms import float_form
 from gradseg.graphs.frames import open_frames
-from gradseg.graphs.graph import rewritten
-from gradseg.graphs.passes.rows_head import rows_head
 from gradseg.graphs.sessions import OnnxRunner
-from gradseg.models import metadata
 from gradseg.runtime.engines.open import open_engine
 from gradseg.runtime.loop.latency import measure
 
@@ -109,13 +107,6 @@ def measured(subject: Subject, frames: Frames, data: str, options: Options, fold
     tick("latency")
     _time(found, options)
     return found
-
-
-def float_form(model: Any) -> Any:
-    """FP32 as ONNX Runtime runs it fastest, labels unchanged."""
-    result = rewritten(model, rows_head)
-    metadata.set_metadata(result, {metadata.TARGET: "cpu"})
-    return result
 
 
 def _calibrate(found: Measured, data: str, count: int, options: Options, tick: Tick) -> list[str]:

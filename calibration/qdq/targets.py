@@ -73,19 +73,6 @@ class Quantisation:
     def zero_type(self) -> Any:
         return np.int8 if self.signed else np.uint8
 
-    def integers(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Floats of any shape → integers, as ONNX's QuantizeLinear: rounded half to even, clipped."""
-        scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
-        clipped: np.ndarray[Any, Any] = np.clip(scaled, *self.limits).astype(self.zero_type)
-        return clipped
-
-    def round_trip(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Floats → what QuantizeLinear and DequantizeLinear make of them, float32."""
-        result: np.ndarray[Any, Any] = (self.integers(values).astype(np.float32) - self.zero_point) * np.float32(
-            self.scale
-        )
-        return result
-
 
 def activation_quantisation(
     limits: Range, target: Target, power_of_two: bool = False, error: Optional[Callable[[float], float]] = None

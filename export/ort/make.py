@@ -11,12 +11,11 @@ import numpy as np
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8_from_arguments import int8_for, int8_lines, reduces_range, verification_source
 from gradseg.graphs import verify
+from gradseg.graphs.forms import float_form
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.graph import Graph, is_quantised
+from gradseg.graphs.graph import is_quantised
 from gradseg.graphs.inputs import Loaded, frames_text
-from gradseg.graphs.passes.rows_head import rows_head
 from gradseg.graphs.sessions import OnnxRunner, scores_of
-from gradseg.models import metadata
 
 
 @dataclass
@@ -29,19 +28,11 @@ class OrtModel:
     batch: np.ndarray[Any, Any]
 
 
-def _rows_form(loaded: Loaded) -> bytes:
-    graph = Graph(loaded.model)
-    rows_head(graph)
-    model = graph.to_model()
-    metadata.set_metadata(model, {metadata.TARGET: "cpu"})
-    return bytes(model.SerializeToString())
-
-
 def fp32_model(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
     """FP32 in the form that ONNX Runtime is fastest at; GradsegError if its labels differ from the plain ONNX's."""
     if is_quantised(loaded.model):
         raise GradsegError(f"{args.model}: is INT8 already and cannot become FP32; give its checkpoint")
-    data = _rows_form(loaded)
+    data = float_form(loaded.model).SerializeToString()
     batches = verify.verification_batches(args.data or default_source(loaded.spec.input_hw), loaded.spec.input_hw)
     before = OnnxRunner(loaded.model.SerializeToString(), args.model, args.threads)
     runner = OnnxRunner(data, args.model, args.threads)
@@ -60,7 +51,7 @@ def fp32_model(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
 
 def int8_for_ort(loaded: Loaded, args: argparse.Namespace) -> OrtModel:
     """Quantises for `args.target` and compares with FP32. Timed is only what is made for this kind of device."""
-    fp32 = _rows_form(loaded)
+    fp32 = float_form(loaded.model).SerializeToString()
     made = int8_for(loaded, args, args.target)
     data = made.model.SerializeToString()
     where = f"{args.model} in INT8"

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from export_toys import SCENES, checkpoint, exported, int8_from_fp32, one_torch_thread  # noqa: F401
+from ranges_toys import round_trip
 
 from gradseg.base import markup
 from gradseg.base.errors import GradsegError
@@ -277,7 +278,7 @@ def test_worst_tensors_are_those_with_the_least_signal_to_noise() -> None:
     scale = scales[first.name]
     known.statistics.observers[first.name] = seen
     again = next(each for each in tensor_errors(known, settings, scales) if each.name == first.name)
-    noise = float(((scale.round_trip(values) - values) ** 2).mean())
+    noise = float(((round_trip(scale, values) - values) ** 2).mean())
     assert again.sqnr_db == pytest.approx(10 * np.log10(float((values**2).mean()) / noise), abs=0.2)
     outside = float(((values < again.low) | (values > again.high)).mean())
     assert again.clipped == pytest.approx(outside, abs=0.01)

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from export_toys import exported, one_torch_thread  # noqa: F401
 from onnx import TensorProto, helper, numpy_helper
+from ranges_toys import round_trip
 
 from gradseg.base.errors import GradsegError
 from gradseg.calibration import sensitivity
@@ -240,10 +241,10 @@ def test_signal_to_noise_is_that_of_the_arrays() -> None:
     runner, signal, noise = OnnxRunner(model.SerializeToString(), threads=1), 0.0, 0.0
     for batch, _ in frames():
         given, wanted = runner.run(batch, names)
-        sums = np.einsum("oi,nihw->nohw", fixed, toy.activations["c.z"].round_trip(given).astype(np.float64))
+        sums = np.einsum("oi,nihw->nohw", fixed, round_trip(toy.activations["c.z"], given).astype(np.float64))
         result = np.maximum(sums + (np.rint(bias / step) * step)[:, None, None], 0)
         signal += np.square(wanted, dtype=np.float64).sum()
-        noise += np.square(toy.activations["d.z"].round_trip(result) - wanted, dtype=np.float64).sum()
+        noise += np.square(round_trip(toy.activations["d.z"], result) - wanted, dtype=np.float64).sum()
     assert effect.sqnr_db == pytest.approx(10 * math.log10(signal / noise), abs=0.01)
 
 

@@ -8,11 +8,27 @@ import json
 from pathlib import Path
 from typing import Any, Callable, Dict
 
+import numpy as np
 from export_toys import HW, exported, frames
 
 from gradseg.calibration.qdq.int8 import observed_tensors
+from gradseg.calibration.qdq.targets import Quantisation
 from gradseg.calibration.ranges.collect import Statistics, statistics_from_frames
 from gradseg.calibration.ranges.ranges_file import RangesFile, model_fingerprint, ranges_from_statistics
+
+
+def integers(how: Quantisation, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Floats of any shape → integers, as ONNX's QuantizeLinear: rounded half to even, clipped."""
+    scaled = np.rint(np.asarray(values, np.float32) / np.float32(how.scale)) + how.zero_point
+    clipped: np.ndarray[Any, Any] = np.clip(scaled, *how.limits).astype(how.zero_type)
+    return clipped
+
+
+def round_trip(how: Quantisation, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Floats → what QuantizeLinear and DequantizeLinear make of them, float32."""
+    whole = integers(how, values).astype(np.float32) - how.zero_point
+    result: np.ndarray[Any, Any] = whole * np.float32(how.scale)
+    return result
 
 
 @functools.cache
