@@ -68,13 +68,8 @@ def verification_batches(
         raise GradsegError(f"{source}: no frames to verify with")
     if len(batches) == 1:
         batches.append(np.ascontiguousarray(batches[0][:, :, ::-1]))
-    if batch > 1:
-        frames = batches
-        batches = [
-            np.concatenate([frames[(first + index) % len(frames)] for index in range(batch)])
-            for first in range(len(frames))
-        ]
-    return batches
+    count = len(batches)
+    return [np.concatenate([batches[(first + index) % count] for index in range(batch)]) for first in range(count)]
 
 
 def labels_from_logits(logits: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

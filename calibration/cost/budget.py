@@ -112,8 +112,7 @@ def within_budget(
     whole = search.drop(())
     first = f"full INT8 {_lost(whole)} on {len(frames)} frames, {max_drop:g} may be lost"
     if whole <= max_drop:
-        line = f"{first}: no layer goes back to float"
-        return search.result((), (line,))
+        return search.result((), (f"{first}: no layer goes back to float",))
     gains, known = search.gains(), costs()
     order = sorted(layers, key=lambda layer: -gains[layer.name].value / known.values[layer.name])
     needed = search.shortest(order)

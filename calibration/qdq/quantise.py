@@ -145,19 +145,13 @@ def count_quantised(model: onnx.ModelProto) -> Tuple[int, int]:
     return len(packed), len(convs)
 
 
-def shield_floats(graph: Graph) -> int:
-    """Applies the pass in place; returns the number of operators shielded."""
-    shielded = 0
+def shield_floats(graph: Graph) -> None:
+    """Applies the pass in place."""
     for node in list(graph.nodes):
         if node.op_type not in (*COMPUTE, "Gemm") or node.input[1] not in graph.weights:
             continue
         before = graph.producer(node.input[0])
         after = graph.consumers(result_of(graph, node))
-        if (
-            before is not None
-            and before.op_type == "DequantizeLinear"
-            and any(reader.op_type == "QuantizeLinear" for reader in after)
-        ):
+        fed = before is not None and before.op_type == "DequantizeLinear"
+        if fed and any(reader.op_type == "QuantizeLinear" for reader in after):
             node.input[0] = graph.add("Max", [node.input[0]], graph.fresh(f"{node.input[0]}_float"))
-            shielded += 1
-    return shielded

@@ -124,9 +124,8 @@ def _duplicates(signatures: Sequence[Signature]) -> List[str]:
 
 def _light(signatures: Sequence[Signature]) -> List[str]:
     warnings = []
-    dark = [each.name for each in signatures if each.dark]
-    bright = [each.name for each in signatures if each.bright]
-    for names, what in ((dark, "nearly black"), (bright, "over-exposed")):
+    for field, what in (("dark", "nearly black"), ("bright", "over-exposed")):
+        names = [each.name for each in signatures if getattr(each, field)]
         if names:
             warnings.append(
                 f"{len(names)} of {len(signatures)} frames ({100 * len(names) / len(signatures):.0f} %) are {what} "

@@ -65,9 +65,8 @@ def statistics_from_frames(
     height, width = shapes[model.graph.input[0].name][1:3]
     prepare = Preprocessor((height, width))
     probe = Probe(model, list(dict.fromkeys(tensors)), list(dict.fromkeys(means_of)), shapes, threads)
-    pixels = frozenset(pixel_tensors(Graph(model)) & set(probe.tensors))
     found = Statistics({name: Observer() for name in probe.tensors}, predicted=np.zeros(_classes(model), np.int64))
-    found.pixels = pixels
+    found.pixels = frozenset(pixel_tensors(Graph(model)) & set(probe.tensors))
     shown = most and sys.stderr.isatty()
     named = frames.named() if isinstance(frames, FrameSource) else (("", frame) for frame in frames)
     for name, frame in named:

@@ -58,13 +58,8 @@ def ranges_of(
     }
     data = {"source": args.data, "sha256": watched.sha256, "skipped": watched.skipped}
     spec = loaded.spec
-    preprocessing = {
-        "size": list(spec.input_hw),
-        "resize": "bilinear",
-        "color_order": spec.color_order,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-    }
+    pixels = {"color_order": spec.color_order, "mean": list(spec.mean), "std": list(spec.std)}
+    preprocessing = {"size": list(spec.input_hw), "resize": "bilinear", **pixels}
     percentile = PERCENTILE if args.percentile is None else args.percentile
     chosen: Tuple[Any, ...] = (args.method, args.pow2, not args.no_equalise, percentile, warnings)
     return ranges_from_statistics(statistics, model, data, preprocessing, *chosen)
