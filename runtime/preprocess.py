@@ -27,15 +27,18 @@ def check_frame(frame: np.ndarray[Any, Any], where: str = "frame") -> None:
         raise GradsegError(f"{where}: empty, shape {frame.shape}")
 
 
-def check_out(out: np.ndarray[Any, Any], shape: Tuple[int, ...], where: str) -> None:
-    """Raises GradsegError unless `out` is a C-contiguous, writable uint8 array of that shape.
+def output_for(out: Optional[np.ndarray[Any, Any]], shape: Tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
+    """`out`, a new array for None; GradsegError unless it is a C-contiguous, writable uint8 array of that shape.
 
     Without this OpenCV would allocate another array, fill that one, and leave `out` as it was.
     """
+    if out is None:
+        return np.empty(shape, np.uint8)
     if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
         layout = "" if out.flags.c_contiguous else " not contiguous"
         layout += "" if out.flags.writeable else " read-only"
         raise GradsegError(f"{where}: out is {out.dtype} {out.shape}{layout}; needed: contiguous uint8 {shape}")
+    return out
 
 
 class Preprocessor:
@@ -60,9 +63,7 @@ class Preprocessor:
                 the preprocessor's own buffer and is valid until the next call.
         """
         check_frame(frame)
-        batch = self._batch if out is None else out
-        if out is not None:
-            check_out(out, self._batch.shape, "preprocessing")
+        batch = self._batch if out is None else output_for(out, self._batch.shape, "preprocessing")
         if frame.shape[:2] == self.input_hw:
             np.copyto(batch[0], frame)
             return batch
@@ -94,9 +95,7 @@ def resize_labels(
     height, width = int(out_hw[0]), int(out_hw[1])
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise GradsegError(f"labels: expected uint8 (h, w), found {labels.dtype} {labels.shape}")
-    if out is not None:
-        check_out(out, (height, width), "labels")
-    target = np.empty((height, width), np.uint8) if out is None else out
+    target = output_for(out, (height, width), "labels")
     if labels.shape == (height, width):
         np.copyto(target, labels)
     else:
@@ -123,9 +122,7 @@ class LabelResizer:
             native = self._native((labels.shape[0], labels.shape[1]), out_hw)
         if native is None:
             return resize_labels(labels, out_hw, out)
-        if out is not None:
-            check_out(out, out_hw, "labels")
-        target = np.empty(out_hw, np.uint8) if out is None else out
+        target = output_for(out, out_hw, "labels")
         native(labels, target)
         return target
 

@@ -10,7 +10,9 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
 
 from gradseg.base.conditions import conditions
 from gradseg.base.errors import GradsegError, run_main
@@ -19,7 +21,7 @@ from gradseg.base.options import COMMON, add, add_common, command_parser
 from gradseg.runtime.engines.open import open_engine, open_or_rebuild
 from gradseg.runtime.engines.protocol import PLANS, Engine, read_spec
 from gradseg.runtime.engines.shipped import DEFAULT, shipped_or_given
-from gradseg.runtime.loop.report import LiveLine, Outcome, latency_table
+from gradseg.runtime.loop.report import LiveLine, Outcome, engine_facts, latency_table
 from gradseg.runtime.loop.streams import two_streams
 from gradseg.runtime.loop.video_loop import VideoLoop
 from gradseg.runtime.sinks.labels import LabelsSink
@@ -60,14 +62,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options.engine = str(engine_file)
     if why:
         print(f"engine: {engine_file} ({why})", file=sys.stderr)
-    overlay_of_options = _check(options)
+    _check(options)
     engine = _open_engine(options)
     source: Optional[Source] = None
     outcome: Optional[Outcome] = None
     try:
-        _check_batch(engine)
+        if engine.batch != 1:
+            raise GradsegError(
+                f"{engine.name}: takes {engine.batch} frames at a time, and a video gives one after the other; build "
+                "it with --batch 1, or give frames of several cameras to gradseg.runtime.Segmenter.many()"
+            )
         classes = () if options.no_legend else engine.spec.classes
-        overlay = Overlay(engine.spec.palette, *overlay_of_options, classes)
+        overlay = Overlay(engine.spec.palette, options.overlay, options.alpha, classes)
         source = open_source(options.source)
         if source.live and options.streams > 1:
             raise GradsegError(f"--streams {options.streams}: is for recordings, {source.name} is live; leave it out")
@@ -81,8 +87,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             engine.close()
 
 
-def _check(options: argparse.Namespace) -> Tuple[str, float]:
-    """Everything that can be wrong before a file is opened; (overlay mode, alpha)."""
+def _check(options: argparse.Namespace) -> None:
+    """Everything that can be wrong before a file is opened."""
     for name, value in (("--max-frames", options.max_frames), ("--duration", options.duration)):
         if value is not None and not 0 < value < math.inf:
             raise GradsegError(f"{name} {value}: expected a number above 0")
@@ -96,7 +102,6 @@ def _check(options: argparse.Namespace) -> Tuple[str, float]:
         video_fourcc(options.save)
         if options.report is not None and options.save.absolute() == options.report.absolute():
             raise GradsegError(f"--save and --report both name {options.save}; give them different files")
-    return options.overlay, options.alpha
 
 
 def _open_engine(options: argparse.Namespace) -> Engine:
@@ -109,14 +114,6 @@ def _open_engine(options: argparse.Namespace) -> Engine:
         return opened(options.threads) if options.streams == 1 else two_streams(opened, options.threads)
 
     return open_or_rebuild(options.engine, wanted) if options.rebuild else wanted()
-
-
-def _check_batch(engine: Engine) -> None:
-    if engine.batch != 1:
-        raise GradsegError(
-            f"{engine.name}: takes {engine.batch} frames at a time, and a video gives one after the other; build it "
-            "with --batch 1, or give frames of several cameras to gradseg.runtime.Segmenter.many()"
-        )
 
 
 def _note_size(engine: Engine, source: Source) -> None:
@@ -139,7 +136,10 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
     loop_box: List[VideoLoop] = []
     try:
         if options.labels is not None:
-            _keep_apart(options.labels, source)
+            if options.labels.is_dir() and any(map(options.labels.samefile, source.folders)):  # of the same names
+                raise GradsegError(
+                    f"--labels {options.labels}: is the folder of the source's own images; name another folder"
+                )
             sinks.append(LabelsSink(options.labels))
         if options.show:
             sinks.append(WindowSink(lambda: loop_box[0].stop.request("window closed")))
@@ -152,7 +152,8 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
         for sink in sinks:
             sink.close()
         raise
-    _warm_up(engine)
+    # before the clock starts: backends allocate and choose kernels in the first inference
+    engine.infer(np.zeros((engine.batch, *engine.frame_hw, 3), np.uint8))
     loop = VideoLoop(
         engine,
         source,
@@ -168,40 +169,17 @@ def _run(options: argparse.Namespace, engine: Engine, source: Source, overlay: O
     return outcome
 
 
-def _keep_apart(labels: Path, source: Source) -> None:
-    """Refuses to write labels among the source's own images: their names may be the same."""
-    if labels.is_dir() and any(labels.samefile(folder) for folder in source.folders):
-        raise GradsegError(f"--labels {labels}: is the folder of the source's own images; name another folder")
-
-
-def _warm_up(engine: Engine) -> None:
-    """One inference before the clock starts: backends allocate and choose kernels in the first."""
-    import numpy as np
-
-    engine.infer(np.zeros((engine.batch, *engine.frame_hw, 3), np.uint8))
-
-
 def report_of(options: argparse.Namespace, engine: Engine, source: Source, outcome: Outcome) -> Dict[str, Any]:
     """The report as JSON types; latencies in milliseconds, rates per second."""
     return {
-        "engine": engine.name,
-        "backend": engine.backend,
-        "device": engine.device,
-        "precision": engine.precision,
-        "provider": getattr(engine, "provider", None),
-        "cuda_graph": bool(getattr(engine, "uses_cuda_graph", False)),
+        **engine_facts(engine),
         "streams": getattr(engine, "streams", 1),
         "source": source.name,
         "live": source.live,
         "size_hw": list(source.size_hw),
-        "input_hw": list(engine.spec.input_hw),
-        "frame_hw": list(engine.frame_hw),
-        "frames_in": outcome.frames_in,
-        "frames_done": outcome.frames_done,
-        "frames_dropped": outcome.frames_dropped,
+        **{name: getattr(outcome, name) for name in ("frames_in", "frames_done", "frames_dropped", "latency_ms")},
         "duration_s": round(outcome.duration_s, 4),
         "fps": round(outcome.fps, 4),
-        "latency_ms": outcome.latency_ms,
         "cpu_ms_per_frame": outcome.cpu_ms,
         "exit_reason": outcome.reason,
         "exit_code": outcome.exit_code,

@@ -114,13 +114,14 @@ class Stop:
 class Signals:
     """While entered: the first SIGINT, SIGTERM or SIGHUP asks for a polite end, a second SIGINT interrupts at once.
 
-    Python delivers signals to the main thread only; elsewhere entering does nothing.
+    Python delivers signals to the main thread only; elsewhere entering does nothing. held: while it is set no signal
+    interrupts, as files are being finished.
     """
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._old: Dict[int, Any] = {}
-        self._interrupted, self._held = False, False
+        self._interrupted, self.held = False, False
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is not threading.main_thread():
@@ -133,18 +134,10 @@ class Signals:
         return self
 
     def _handle(self, number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and self._interrupted and not self._held:
+        if number == signal.SIGINT and self._interrupted and not self.held:
             raise KeyboardInterrupt
         self._interrupted = self._interrupted or number == signal.SIGINT
         self._stop.request(signal.Signals(number).name, 128 + number)
-
-    def hold(self) -> None:
-        """From now on no signal interrupts, until `release`: files are being finished."""
-        self._held = True
-
-    def release(self) -> None:
-        """Another SIGINT interrupts again."""
-        self._held = False
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():

@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, Tuple
 import numpy as np
 
 from gradseg.runtime.engines.protocol import Engine, Loading, overlapping, staged
-from gradseg.runtime.preprocess import LabelResizer, Preprocessor, check_frame, check_out, resize_labels
+from gradseg.runtime.preprocess import LabelResizer, Preprocessor, check_frame, output_for, resize_labels
 
 
 @dataclass
@@ -80,9 +80,7 @@ class Entry:
         """The last labels of one frame, uint8 (h, w), → uint8 (H, W), as `resize_labels` does."""
         if self._loading is None:
             return self._resize(labels, out_hw, out)
-        if out is not None:
-            check_out(out, out_hw, "labels")
-        target = np.empty(out_hw, np.uint8) if out is None else out
+        target = output_for(out, out_hw, "labels")
         return target if self._loading.spread(target) else resize_labels(labels, out_hw, target)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gradseg.data.scenes.frames import SceneVideo
 from gradseg.runtime.engines.protocol import Engine
 from gradseg.runtime.loop.inference import Entry
+from gradseg.runtime.loop.report import engine_facts
 
 STAGES = ("preprocess", "infer", "postprocess")
 
@@ -46,15 +47,8 @@ class Timed:
         total = stages.sum(axis=1)
         p50, p90, p99 = (float(v) for v in np.percentile(total, (50, 90, 99)))
         return {
-            "engine": self.engine.name,
-            "backend": self.engine.backend,
-            "device": self.engine.device,
+            **engine_facts(self.engine),
             "threads": self.engine.threads,
-            "precision": self.engine.precision,
-            "provider": getattr(self.engine, "provider", None),
-            "cuda_graph": bool(getattr(self.engine, "uses_cuda_graph", False)),
-            "input_hw": list(self.engine.spec.input_hw),
-            "frame_hw": list(self.engine.frame_hw),
             "batch": self.engine.batch,
             "p50_ms": p50,
             "p90_ms": p90,

@@ -140,6 +140,18 @@ class Outcome:
         return self.frames_done / self.duration_s if self.duration_s > 0 else 0.0
 
 
+def engine_facts(engine: Engine) -> Dict[str, Any]:
+    """What every report says of an engine, as JSON types."""
+    return {
+        "engine": engine.name,
+        **{name: getattr(engine, name) for name in ("backend", "device", "precision")},
+        "provider": getattr(engine, "provider", None),
+        "cuda_graph": bool(getattr(engine, "uses_cuda_graph", False)),
+        "input_hw": list(engine.spec.input_hw),
+        "frame_hw": list(engine.frame_hw),
+    }
+
+
 def exit_code_of(error: BaseException) -> int:
     """What a process that an error ends exits with."""
     if isinstance(error, GradsegError):

@@ -102,9 +102,9 @@ class VideoLoop:
             except KeyboardInterrupt:  # another Ctrl-C while the stages end: what is written is kept all the same
                 self.stop.request("SIGINT", 130)
             finally:
-                signals.hold()
+                signals.held = True
             self._close_sinks()
-            signals.release()
+            signals.held = False
             self._finish()
         return self.outcome
 
