@@ -34,18 +34,15 @@ def count(network: SegNetwork, size_hw: tuple[int, int] = (512, 1024)) -> Counts
         assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         weights, in_px = module.weight.numel(), inputs[0].shape[2] * inputs[0].shape[3]
         out_px = output.shape[2] * output.shape[3]
-        transposed = isinstance(module, nn.ConvTranspose2d)
-        built = weights * (in_px if transposed else out_px)
-        last = module is network.decoder.output_conv
+        built = weights * (in_px if isinstance(module, nn.ConvTranspose2d) else out_px)
         totals["macs"] += built
         if id(module) in light:  # published: 1x1 convolution after the 2x upsampling
             totals["published"] += weights * out_px * 4
         else:
-            totals["published"] += weights * out_px if transposed and not last else built
+            totals["published"] += built if module is network.decoder.output_conv else weights * out_px
 
-    convs = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     predictor = network.encoder.output_conv
-    convs = [m for m in convs if m is not predictor]
+    convs = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) and m is not predictor]
     handles = [m.register_forward_hook(hook) for m in convs]
     with torch.no_grad():
         network(torch.empty(1, 3, *size_hw, device="meta"))

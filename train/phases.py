@@ -68,8 +68,7 @@ def phase_module(network: SegNetwork, phase: str) -> nn.Module:
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay for convolution weights only, not for biases, BatchNorm or depthwise filters of 9 weights."""
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
+    decayed, plain = list[Tensor](), list[Tensor]()
     for parameter in module.parameters():
         if parameter.requires_grad:
             (decayed if parameter.dim() == 4 and parameter.shape[1] > 1 else plain).append(parameter)

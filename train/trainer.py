@@ -211,8 +211,7 @@ class Trainer:
 
     def _validate(self, phase: Phase, average: Average, progress: Progress) -> dict[str, float]:
         """mIoU, pixel accuracy and IoU per class of the averaged weights; NaN in epochs that are not evaluated."""
-        due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == phase.end
-        if not due:
+        if (self.epoch + 1) % self.settings.val_every and self.epoch + 1 != phase.end:
             return {"miou": math.nan, "pixel_accuracy": math.nan}
         fabric = self.fabric
         with swapped(self.network, average):

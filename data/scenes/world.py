@@ -41,7 +41,7 @@ class World:
         self._kept: Dict[Tuple[Any, ...], Any] = {}
 
     def bend(self, cam_s: float) -> Bend:
-        return Bend(self.curve[0], self.curve[1], self.curve[2], cam_s)
+        return Bend(*self.curve, cam_s)
 
     def kept(self, make: Any, *key: Any) -> Any:
         """make(self, *key), remembered; make must be a pure function of the world and the key."""

@@ -213,11 +213,10 @@ def providers_for(onnxruntime: Any, provider: str, path: Path, precision: str) -
             3,
         )
     if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds the CUDA libraries that pip installed
-        with contextlib.suppress(RuntimeError), contextlib.redirect_stdout(
-            None
-        ):  # `check_running` says what is missing
+        # `check_running` says what is missing
+        with contextlib.suppress(RuntimeError), contextlib.redirect_stdout(None):
             onnxruntime.preload_dlls()
-    options: Dict[str, str] = {"device_id": "0"}
+    options = {"device_id": "0"}
     version = tuple(int(part) for part in str(onnxruntime.__version__).split(".")[:2])
     cuda = {**options, **({"use_tf32": "0"} if version >= TF32_SINCE else {})}  # fp32 means fp32
     if provider == "cuda":

@@ -75,13 +75,13 @@ class OvEngine:
             )
         self._labels: np.ndarray[Any, Any] = np.zeros(frame[:3], np.uint8)
         self._bound = 0
-        self._request.set_output_tensor(openvino_tensor(self._openvino, self._labels))
+        self._request.set_output_tensor(self._openvino.Tensor(self._labels, shared_memory=True))
         self._bind_input(np.zeros(frame, np.uint8))
 
     def _bind_input(self, array: np.ndarray[Any, Any]) -> None:
         """Points the request at `array`; nothing to do if it already is."""
         if array.ctypes.data != self._bound:
-            self._request.set_input_tensor(openvino_tensor(self._openvino, array))
+            self._request.set_input_tensor(self._openvino.Tensor(array, shared_memory=True))
             self._bound, self._held = array.ctypes.data, array
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -96,11 +96,6 @@ class OvEngine:
         self._request = None
 
 
-def openvino_tensor(openvino: Any, array: np.ndarray[Any, Any]) -> Any:
-    """An ov.Tensor over the memory of a C-contiguous array, which the caller keeps alive."""
-    return openvino.Tensor(array, shared_memory=True)
-
-
 def _settings(path: Path, metadata: Dict[str, str], threads: int, pinning: Optional[bool]) -> Dict[str, Any]:
     hint, pin = metadata.get(HINT, "f32"), metadata.get(PINNING)
     if hint not in HINTS or pin not in (None, "yes", "no"):
@@ -110,10 +105,8 @@ def _settings(path: Path, metadata: Dict[str, str], threads: int, pinning: Optio
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": hint,
     }
-    if pinning is None and pin is not None:
-        pinning = pin == "yes"
-    if pinning is not None:
-        settings["ENABLE_CPU_PINNING"] = pinning
+    if pinning is not None or pin is not None:
+        settings["ENABLE_CPU_PINNING"] = pin == "yes" if pinning is None else pinning
     return settings
 
 

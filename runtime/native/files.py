@@ -8,6 +8,7 @@ that the library never sees an index, a size or a shape that does not fit.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from dataclasses import asdict, fields
@@ -48,14 +49,8 @@ def write_program(program: NativeProgram, stream: BinaryIO) -> None:
                 plain[name] = f"{name}{index}"
                 arrays[plain[name]] = array
         ops.append(plain)
-    known = {
-        "format": FORMAT,
-        "spec": program.spec.to_dict(),
-        "precision": program.precision,
-        "calibration": program.calibration,
-        "tensors": [asdict(tensor) for tensor in program.tensors],
-        "ops": ops,
-    }
+    tensors = [asdict(tensor) for tensor in program.tensors]
+    known = {**vars(program), "format": FORMAT, "spec": program.spec.to_dict(), "tensors": tensors, "ops": ops}
     text = json.dumps(known, sort_keys=True, allow_nan=False).encode("utf-8")
     with zipfile.ZipFile(stream, "w") as archive:
         for name, array in [("program", np.frombuffer(text, np.uint8)), *arrays.items()]:
@@ -129,11 +124,8 @@ def _typed(raw: Dict[str, Any], types: Dict[str, Any], where: str) -> Dict[str, 
 def _array(archive: zipfile.ZipFile, name: str, dtype: Any, shape: Optional[Tuple[int, ...]]) -> Any:
     """A stored array of exactly this dtype and shape (None: one dimension); its size is looked at before it is read."""
     entry = archive.getinfo(f"{name}.npy")
-    most = MOST_JSON
-    if shape is not None:
-        most = int(np.dtype(dtype).itemsize)
-        for dim in shape:
-            most *= max(dim, 0)
+    size = np.dtype(dtype).itemsize
+    most = MOST_JSON if shape is None else size * math.prod(max(dim, 0) for dim in shape)
     if entry.file_size > most + HEADER:
         raise Problem(f"{name} has {entry.file_size} bytes, {most} are expected")
     with archive.open(entry) as member:

@@ -94,11 +94,6 @@ def open_library() -> Library:
     return _loaded(str(path))
 
 
-@functools.lru_cache(maxsize=None)
-def _loaded(path: str) -> Library:
-    return Library(path)
-
-
 class Library:
     """The C functions of `gradseg_native.h` with their types."""
 
@@ -136,6 +131,9 @@ class Library:
             reason = error.value.decode("utf-8", "replace")
             raise GradsegError(f"the native engine cannot run this program: {reason or 'no reason given'}", 3)
         return NativePlan(self._c, handle, program)
+
+
+_loaded = functools.lru_cache(maxsize=None)(Library)
 
 
 def _struct(kind: Any, of: Any) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Iterator, Optional, Protocol, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -21,16 +21,6 @@ X264 = {
     "x264-params": "colorprim=smpte170m:transfer=smpte170m:colormatrix=smpte170m",  # what cvtColor computes
 }
 MP4V, AVC1 = "mp4v", "avc1"
-
-
-class Encoder(Protocol):
-    def write(self, image: np.ndarray[Any, Any]) -> None:
-        """uint8 BGR (H, W, 3) of the size that it was opened for. What fails is raised here or seen in the file."""
-        ...
-
-    def release(self) -> None:
-        """Completes the file."""
-        ...
 
 
 class AvEncoder:
@@ -54,14 +44,14 @@ class AvEncoder:
             raise
 
     def write(self, image: np.ndarray[Any, Any]) -> None:
-        """See `Encoder.write`."""
+        """uint8 BGR (H, W, 3) of the size that it was opened for."""
         cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420, dst=self._yuv)
         frame = self._av.VideoFrame.from_ndarray(self._yuv, format="yuv420p")
         frame.pts, self._count = self._count, self._count + 1
         self._encode(frame)
 
     def release(self) -> None:
-        """See `Encoder.release`."""
+        """Completes the file."""
         try:
             if self._count:
                 self._encode(None)
@@ -82,9 +72,9 @@ class AvEncoder:
             raise GradsegError(f"cannot write the video in {self._path.parent}: {error}") from error
 
 
-def open_encoder(path: Path, fourcc: str, size_hw: Tuple[int, int], fps: float) -> Optional[Tuple[Encoder, str]]:
-    """The encoder for a new file and the codec it writes, H.264 in place of MPEG-4 where it can be had; None if there
-    is none. size_hw: even."""
+def open_encoder(path: Path, fourcc: str, size_hw: Tuple[int, int], fps: float) -> Optional[Tuple[Any, str]]:
+    """The encoder (`write`, `release`) for a new file and the codec it writes, H.264 in place of MPEG-4 where it can be
+    had; None if there is none. size_hw: even."""
     if fourcc == MP4V:
         found = _by_av(path, size_hw, fps)
         if found is not None:

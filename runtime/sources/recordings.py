@@ -98,39 +98,43 @@ class VideoFile(Source):
         self._capture.release()
 
 
-class ImageSequence(Source):
-    """Image files in the order given; they may differ in size. `fps` is nominal."""
-
-    def __init__(self, name: str, paths: List[Path]) -> None:
-        self.name, self._paths, self._next = name, paths, 0
-        self.frame_count = len(paths)
-        self.folders = tuple(sorted({path.parent for path in paths}))
-        self.size_hw = read_image(paths[0]).shape[:2]
-
-    def read(self, out: Optional[np.ndarray[Any, Any]] = None) -> Optional[Captured]:
-        """See `Source.read`; the decoder allocates each image, `out` is not used."""
-        if self._next >= len(self._paths):
-            return None
-        begin = time.perf_counter_ns()
-        frame = read_image(self._paths[self._next])
-        self._next += 1
-        return frame, begin
-
-
-class SceneSource(Source):
-    """Procedural moving street scenes (data/scenes/frames.py), the same frames for the same options."""
+class _Numbered(Source):
+    """Frames by their number, each allocated by its maker."""
 
     frame_count: int
+    _next = 0
 
-    def __init__(self, name: str, size_hw: Tuple[int, int], seed: int, fps: float, frames: int) -> None:
-        self.name, self.size_hw, self.fps, self.frame_count = name, size_hw, fps, frames
-        self._video, self._next = SceneVideo(size_hw, seed, fps=fps), 0
+    def _frame(self, index: int) -> np.ndarray[Any, Any]:
+        raise NotImplementedError
 
     def read(self, out: Optional[np.ndarray[Any, Any]] = None) -> Optional[Captured]:
-        """See `Source.read`; the renderer allocates each frame, `out` is not used."""
+        """See `Source.read`; `out` is not used."""
         if self._next >= self.frame_count:
             return None
         begin = time.perf_counter_ns()
-        frame = self._video.frame(self._next).image
+        frame = self._frame(self._next)
         self._next += 1
         return frame, begin
+
+
+class ImageSequence(_Numbered):
+    """Image files in the order given; they may differ in size. `fps` is nominal."""
+
+    def __init__(self, name: str, paths: List[Path]) -> None:
+        self.name, self._paths, self.frame_count = name, paths, len(paths)
+        self.folders = tuple(sorted({path.parent for path in paths}))
+        self.size_hw = read_image(paths[0]).shape[:2]
+
+    def _frame(self, index: int) -> np.ndarray[Any, Any]:
+        return read_image(self._paths[index])
+
+
+class SceneSource(_Numbered):
+    """Procedural moving street scenes (data/scenes/frames.py), the same frames for the same options."""
+
+    def __init__(self, name: str, size_hw: Tuple[int, int], seed: int, fps: float, frames: int) -> None:
+        self.name, self.size_hw, self.fps, self.frame_count = name, size_hw, fps, frames
+        self._video = SceneVideo(size_hw, seed, fps=fps)
+
+    def _frame(self, index: int) -> np.ndarray[Any, Any]:
+        return self._video.frame(index).image

@@ -45,8 +45,7 @@ def open_sets(
     else:
         if len(data) < 2:
             raise GradsegError(f"--data {data_spec}: one frame only; give --val, or at least two frames")
-        held = range(0, len(data), HOLD_OUT)
-        val = Subset(data, list(held))
+        val = Subset(data, range(0, len(data), HOLD_OUT))
         data = Subset(data, [i for i in range(len(data)) if i % HOLD_OUT])
     if limit is not None:
         data = spread(data, limit)

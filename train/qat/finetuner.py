@@ -72,8 +72,7 @@ class Finetuner:
         self.base = {"file": Path(settings.checkpoint).name, "sha256": sha256_of(settings.checkpoint)}
         torch.manual_seed(settings.seed)
         self.frames = Frames(val, self.spec)
-        shares = class_shares(data)
-        self.class_weights = class_weights(shares, CLASS_WEIGHTS, CLASS_POWER)
+        self.class_weights = class_weights(class_shares(data), CLASS_WEIGHTS, CLASS_POWER)
         model = onnx_from_checkpoint(ckpt)
         whole = settings.crop == tuple(self.spec.input_hw)
         self.full = OnnxModule(model)
@@ -218,8 +217,7 @@ class Finetuner:
         return row
 
     def _info(self, network: Any, row: dict[str, Any]) -> dict[str, Any]:
-        common = {"metrics": row, "settings": self.settings.to_dict(), "float_miou": self.before.miou}
-        info: dict[str, Any] = {**common, "base": self.base}
+        info = {"metrics": row, "settings": self.settings.to_dict(), "float_miou": self.before.miou, "base": self.base}
         if self.settings.target is not None:
             info["quantisation"] = {**self.quantisation(), "base": self.base}
         if self.asked is not None:
