@@ -67,17 +67,11 @@ def save_checkpoint(
     """
     if state is None:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "spec": network.spec.to_json(),
-        "gradual": get_alpha(network) is not None,
-        "state": dict(state),
-        "info": dict(info or {}),
-    }
+    content = {"format": FORMAT, "version": VERSION, "spec": network.spec.to_json(), "state": dict(state)}
+    content.update(gradual=get_alpha(network) is not None, info=dict(info or {}), **more)
     with atomic_path(path) as temporary:
         try:
-            torch.save({**content, **more}, temporary)
+            torch.save(content, temporary)
         except RuntimeError as error:  # PyTorch's zip writer hides the errno of a failed write
             raise GradsegError(f"cannot write {path}: {_first_line(error)}; is the disk full?") from error
 

@@ -237,11 +237,9 @@ class Trainer:
             with swapped(self.network, average):
                 save_checkpoint(self.best_path, self.network, info)
         resume: dict[str, Any] = {
-            "settings": self.settings.to_dict(),
-            "epoch": self.epoch,
+            "settings": info["settings"],
             "phase": phase.name,
-            "best": self.best,
-            "rows": self.rows,
+            **{name: getattr(self, name) for name in ("epoch", "best", "rows")},
             "network": copied(self.network.state_dict(), "cpu"),
             "optimizer": optimizer.state_dict(),
             "precision": dict(self.fabric.strategy.precision.state_dict()),

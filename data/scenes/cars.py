@@ -150,9 +150,8 @@ def _inner_wheels(mesh: Mesh, b: Body, radius: float) -> None:
 
 def _wheels(mesh: Mesh, b: Body, radius: float) -> None:
     w, half = b.width / 2, b.length / 2
-    places = (-0.60 * half, 0.63 * half)
     for name, side in (("left", -1), ("right", 1)):
-        for z in places:
+        for z in (-0.60 * half, 0.63 * half):
             for scale, material, cls, size in _WHEEL:
                 r, floor = radius * scale, 0.0 if scale <= 1 else 0.2
                 ring = [(side * w * 0.985, max(radius + r * s, floor), z + r * c) for c, s in _RING]

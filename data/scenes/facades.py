@@ -40,8 +40,7 @@ def _wall(index: int, height: int, width: int, brick: bool) -> Array:
     """Bare wall, uint8 BGR: mortar courses or render with grime and streaks of rain."""
     rnd, rng = random.Random(8000 + index), np.random.RandomState(8000 + index)
     tone = np.ones((height, width), np.float32)
-    grime = fractal(rng, 256, 5, 4)
-    tone += 0.07 * cv2.resize(grime, (width, height), interpolation=cv2.INTER_LINEAR)
+    tone += 0.07 * cv2.resize(fractal(rng, 256, 5, 4), (width, height), interpolation=cv2.INTER_LINEAR)
     streaks = cv2.resize(rng.randn(4, width // 3).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     tone += 0.03 * streaks
     if brick:

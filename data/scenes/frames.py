@@ -52,8 +52,7 @@ class ScenesData(Dataset):
         world = World(key)
         canvas = _camera(self.size_hw, rnd)
         paint(world, canvas, rnd.uniform(0, 40), rnd.uniform(0, 60))
-        image = world.light.expose(canvas.image, index)
-        return Sample(image, canvas.label, f"scene-{self.seed}-{index}")
+        return Sample(world.light.expose(canvas.image, index), canvas.label, f"scene-{self.seed}-{index}")
 
 
 class SceneVideo:
@@ -70,9 +69,7 @@ class SceneVideo:
 
     def frame(self, i: int) -> Sample:
         time = i / self.fps
-        rnd = random.Random(f"video/{self.seed}/camera")
-        canvas = _camera(self.size_hw, rnd)
+        canvas = _camera(self.size_hw, random.Random(f"video/{self.seed}/camera"))
         canvas.horizon += self.size_hw[0] * 0.003 * math.sin(3.1 * time)
         paint(self._world, canvas, 8.0 * time + 4.0 * math.sin(0.25 * time), time)
-        image = self._world.light.expose(canvas.image, i)
-        return Sample(image, canvas.label, f"video-{self.seed}-{i}")
+        return Sample(self._world.light.expose(canvas.image, i), canvas.label, f"video-{self.seed}-{i}")

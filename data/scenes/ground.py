@@ -198,10 +198,9 @@ def _texture(canvas: Canvas, cam_s: float, cam_x: float, shadow: Array) -> None:
     near = int(np.searchsorted(-z, -16.0))  # rows beyond 16 m show no grain
     fade = (np.clip(7.0 / z, 0.0, 1.0))[:, None]
     factor = wide.astype(np.float32)
-    scale = 80.0  # texture pixels per metre
-    fine = cv2.remap(asphalt(0), x[near:] * scale, ahead[near:] * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    # 80 texture pixels per metre
+    fine = cv2.remap(asphalt(0), x[near:] * 80.0, ahead[near:] * 80.0, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     factor[near:] += (fine.astype(np.float32) - 128.0) * fade[near:]
     factor *= shadow[top:]
-    bytes_ = cv2.convertScaleAbs(factor, alpha=1 / 255.0)
-    region = canvas.image[top:]
-    cv2.multiply(region, cv2.cvtColor(bytes_, cv2.COLOR_GRAY2BGR), dst=region, scale=1 / 128.0)
+    grey, region = cv2.convertScaleAbs(factor, alpha=1 / 255.0), canvas.image[top:]
+    cv2.multiply(region, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dst=region, scale=1 / 128.0)

@@ -119,14 +119,13 @@ class Tree:
 
 def hedge(canvas: Canvas, a: Tuple[float, float], b: Tuple[float, float], height: float, colour: Colour) -> None:
     """A clipped hedge between two ground points (x, z), b the farther one; class tree."""
-    texture = side_wall(0)
     (x0, z0), (x1, z1) = a, b
     gain = [c / w for c, w in zip(colour, wall_colour(0))]
     if x0 < x1:
         corners = ((x0, height, z0), (x1, height, z1), (x1, 0, z1), (x0, 0, z0))
     else:
         corners = ((x1, height, z1), (x0, height, z0), (x0, 0, z0), (x1, 0, z1))
-    canvas.quad(corners, texture, gain, z0, TREE)
+    canvas.quad(corners, side_wall(0), gain, z0, TREE)
 
 
 class Barrier:

@@ -21,8 +21,7 @@ class World:
         rnd = random.Random(key)
         self.light = Light(rnd)
         self.parking = (rnd.random() < 0.33, rnd.random() < 0.38)
-        lane = rnd.uniform(2.9, 3.5)
-        self.lane = lane
+        self.lane = lane = rnd.uniform(2.9, 3.5)
         self.left = lane + (2.0 if self.parking[0] else 0.25)
         self.right = lane + (2.0 if self.parking[1] else 0.25)
         self.ego = -lane / 2 + rnd.uniform(-0.2, 0.4)  # we keep left

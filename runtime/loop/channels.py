@@ -90,10 +90,7 @@ class Stop:
         (self._broken if broken else self._polite).append((reason, code, error))
 
     def _first(self) -> Tuple[Optional[str], int, Optional[BaseException]]:
-        for given in (self._broken, self._polite):
-            if given:
-                return given[0]
-        return None, 0, None
+        return next(iter(self._broken or self._polite), (None, 0, None))
 
     @property
     def reason(self) -> Optional[str]:
