@@ -58,12 +58,10 @@ def phase_module(network: SegNetwork, phase: str) -> nn.Module:
     """The module that phase "encoder", "decoder" or "joint" trains; only what learns requires gradients."""
     for parameter in network.parameters():
         parameter.requires_grad_(True)
-    if phase == "encoder":
-        return CoarseNetwork(network)
     if phase == "decoder":
         network.encoder.requires_grad_(False)
         return HeldEncoderNetwork(network)
-    return network
+    return CoarseNetwork(network) if phase == "encoder" else network
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -200,13 +200,11 @@ class OnnxModule(nn.Module):
 
     def weight_of(self, node: str) -> nn.Parameter:
         """The float weights that are trained."""
-        found: nn.Parameter = self.weights[_key(node)]
-        return found
+        return self.weights[_key(node)]  # type: ignore[no-any-return]
 
     def bias_of(self, node: str) -> nn.Parameter:
         """The float bias that is trained: of the label head one value per class."""
-        found: nn.Parameter = self.biases[_key(node)]
-        return found
+        return self.biases[_key(node)]  # type: ignore[no-any-return]
 
     def step_parameters(self) -> Iterator[nn.Parameter]:
         """The learned steps, none if they are fixed."""
