@@ -20,11 +20,10 @@ def open_cuda(where: str, gpu: Gpu) -> Cuda:
     for kind in (CudaPython, CudaPycuda):
         try:
             found: Optional[Cuda] = kind.open(where)
+            if found is not None:
+                return found
         except RuntimeError as error:
             problems.append(str(error))
-            continue
-        if found is not None:
-            return found
     major = gpu.cuda.split(".")[0]
     raise GradsegError(
         f"{where} needs cuda-python or pycuda; {'; '.join(problems) or 'neither can be imported here'}. "

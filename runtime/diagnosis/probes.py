@@ -191,19 +191,8 @@ def one_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-PROBES: Dict[str, Callable[[], Dict[str, Any]]] = {
-    "numpy": probe_numpy,
-    "cv2": probe_cv2,
-    "onnxruntime": probe_onnxruntime,
-    "openvino": probe_openvino,
-    "native": probe_native,
-    "tensorrt": probe_tensorrt,
-    "tensorrt_rtx": probe_tensorrt_rtx,
-    "cuda": probe_cuda,
-    "pycuda": probe_pycuda,
-    "torch": probe_torch,
-    "driver": probe_driver,
-    "nvinfer": probe_nvinfer,
+PROBES: Dict[str, Callable[[], Dict[str, Any]]] = {  # every probe_ above, in their order, by the name that is asked for
+    name[len("probe_") :]: probe for name, probe in globals().items() if name.startswith("probe_")
 }
 
 

@@ -37,11 +37,9 @@ class Engine(Protocol):
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 BGR (batch, h, w, 3) with (h, w) = frame_hw → uint8 labels (batch, h, w), valid until the next call."""
-        ...
 
     def close(self) -> None:
         """Releases the device. Calling it twice is harmless."""
-        ...
 
 
 @runtime_checkable
@@ -51,7 +49,6 @@ class Staged(Protocol):
     @property
     def staging(self) -> np.ndarray[Any, Any]:
         """uint8 (batch, h, w, 3) to preprocess the next batch into, which then is not copied again; asked each time."""
-        ...
 
 
 @runtime_checkable
@@ -60,11 +57,9 @@ class Overlapping(Staged, Protocol):
 
     def begin(self, batch: np.ndarray[Any, Any]) -> None:
         """Starts a batch and returns."""
-        ...
 
     def finish(self) -> np.ndarray[Any, Any]:
         """Waits for the labels of the batch begun first; valid until the next `begin`."""
-        ...
 
 
 @runtime_checkable
@@ -73,19 +68,15 @@ class Loading(Protocol):
 
     def expect(self, frame_hw: Tuple[int, int]) -> None:
         """Gets ready for frames of (height, width), so that none of them takes longer than the others."""
-        ...
 
     def load(self, frame: np.ndarray[Any, Any]) -> bool:
         """Takes uint8 BGR (H, W, 3) for the next `infer_loaded`, resized as `Preprocessor` does. False: did nothing."""
-        ...
 
     def infer_loaded(self) -> np.ndarray[Any, Any]:
         """uint8 labels (1, h, w) of the frame that `load` took, valid until the next call."""
-        ...
 
     def spread(self, out: np.ndarray[Any, Any]) -> bool:
         """The last labels at the size of `out`, contiguous uint8 (H, W), as `resize_labels`. False: did nothing."""
-        ...
 
 
 @runtime_checkable
@@ -94,11 +85,9 @@ class Lending(Protocol):
 
     def borrow_core(self) -> None:
         """From any thread: the engine does with a thread less until `return_core`. Waits, a little, until it does."""
-        ...
 
     def return_core(self) -> None:
         """Ends one `borrow_core`."""
-        ...
 
 
 def staged(engine: Engine) -> Optional[Staged]:

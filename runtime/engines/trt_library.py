@@ -29,11 +29,8 @@ def import_one(library: str) -> Optional[Any]:
 
 def import_first(libraries: Sequence[str] = LIBRARIES) -> Optional[Tuple[str, Any]]:
     """(library, module) of the first that can be imported; None if none can."""
-    for library in libraries:
-        module = import_one(library)
-        if module is not None:
-            return library, module
-    return None
+    modules = ((library, import_one(library)) for library in libraries)
+    return next((found for found in modules if found[1] is not None), None)
 
 
 class Heard:
