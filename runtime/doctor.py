@@ -133,9 +133,8 @@ def show(findings: Sequence[Finding], last: Sequence[str]) -> None:
 
 def plain_table(findings: Sequence[Finding]) -> List[str]:
     """Lines of three columns: what, found, verdict. Long texts go on in the next line, nothing is cut."""
-    texts = [
-        textwrap.wrap(_found(row), WIDTH, break_long_words=False, break_on_hyphens=False) or [""] for row in findings
-    ]
+    wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    texts = [wrapper.wrap(_found(row)) or [""] for row in findings]
     left = max(len(row.what) for row in findings)
     middle = max(len(line) for text in texts for line in text if len(line) <= WIDTH)
     lines = []

@@ -57,9 +57,7 @@ class System:
     def run(self, *command: str) -> str:
         """What a command prints on stdout, whatever its exit code; "" if it is not there or takes too long."""
         try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=COMMAND_S
-            )
+            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_S)
         except (OSError, subprocess.SubprocessError):
             return ""
         return done.stdout.decode("utf-8", "replace").strip()
@@ -123,9 +121,7 @@ class System:
 def run_probe(command: Sequence[str], seconds: float) -> Dict[str, Any]:
     """The JSON object that `command` prints after `MARK`, or {"error": how it ended without one}."""
     try:
-        done = subprocess.run(
-            list(command), capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
-        )
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
     except subprocess.TimeoutExpired:
         return {"error": f"hangs: no answer within {seconds:.0f} s"}
     except OSError as error:
