@@ -42,7 +42,7 @@ def prepare(task: Dict[str, Any]) -> Dict[str, Any]:
     from gradseg.base.options import add_model_arguments
     from gradseg.calibration.qdq.int8 import observed_tensors
     from gradseg.graphs.frames import open_frames
-    from gradseg.graphs.inputs import load_any
+    from gradseg.graphs.load import load_any
     from gradseg.runtime.preprocess import Preprocessor
 
     given = [task["model"], *(["--size", task["size"]] if task["size"] else [])]

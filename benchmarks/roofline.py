@@ -55,7 +55,7 @@ def as_engine(given: str, size: Optional[str]) -> Iterator[Path]:
         yield found
         return
     from gradseg.benchmarks.common.sources import network_for
-    from gradseg.graphs.onnx_export import onnx_from_checkpoint
+    from gradseg.graphs.from_torch import onnx_from_checkpoint
 
     network, _ = network_for(given, parse_size(size) if size else (512, 1024))
     with tempfile.TemporaryDirectory() as folder:

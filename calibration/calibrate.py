@@ -18,7 +18,7 @@ from gradseg.base.packages import need
 from gradseg.calibration.ranges.observers import PERCENTILE
 from gradseg.data.specs import paths_of
 from gradseg.graphs.frames import GRAMMAR
-from gradseg.graphs.inputs import check_out
+from gradseg.graphs.load import check_out
 from gradseg.models import metadata
 
 

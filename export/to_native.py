@@ -12,7 +12,7 @@ from typing import Any, List, Optional, Sequence
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.options import add_calibration_arguments, add_common, add_model_arguments, command_parser
 from gradseg.base.packages import need
-from gradseg.graphs.inputs import check_out, load_any, size_text
+from gradseg.graphs.load import check_out, load_any, size_text
 from gradseg.runtime.native.files import save_program
 
 SUFFIX = ".gsn"
@@ -33,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     need(args.model, "export", "onnx", "onnxruntime")
     from gradseg.base.files import atomic_path
     from gradseg.calibration.qdq.int8_from_arguments import int8_for
-    from gradseg.export.gsn.lower import native_program
+    from gradseg.export.native.lower import native_program
 
     loaded = load_any(args)
     made = int8_for(loaded, args, "native")
@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _compared(path: Path, loaded: Any, made: Any, args: argparse.Namespace) -> List[str]:
     """The program's labels against its Q/DQ model's and FP32's, as lines; what it was not compared with is said."""
-    from gradseg.export.gsn.verify import compared
+    from gradseg.export.native.verify import compared
 
     try:
         return compared(path, loaded, made, args)

@@ -15,7 +15,7 @@ from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.options import add_common, add_model_arguments, command_parser
 from gradseg.commands import command
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.inputs import Loaded, check_out, frames_text, model_from_checkpoint, size_of, size_text, write_out
+from gradseg.graphs.load import Loaded, check_out, frames_text, model_from_checkpoint, size_of, size_text, write_out
 from gradseg.models.spec import parse_size
 
 

@@ -19,7 +19,7 @@ from gradseg.base.options import (
     command_parser,
 )
 from gradseg.base.packages import need
-from gradseg.graphs.inputs import check_out, load_any, size_text
+from gradseg.graphs.load import check_out, load_any, size_text
 from gradseg.runtime.engines.ov import weights_of
 
 
@@ -45,8 +45,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_writable(weights_of(out))
     need(args.model, "export", "onnx", "onnxruntime")
     need(args.model, "openvino", "openvino")
-    from gradseg.export.ir.files import write_ir
-    from gradseg.export.ir.make import openvino_model
+    from gradseg.export.openvino_ir.files import write_ir
+    from gradseg.export.openvino_ir.make import openvino_model
 
     loaded = load_any(args)
     made = openvino_model(loaded, args)

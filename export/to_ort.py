@@ -17,7 +17,7 @@ from gradseg.base.options import add_calibration_arguments, add_common, add_mode
 from gradseg.base.packages import need
 from gradseg.commands import command
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.inputs import Loaded, check_out, load_any, size_text, write_out
+from gradseg.graphs.load import Loaded, check_out, load_any, size_text, write_out
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.spec import parse_size
 

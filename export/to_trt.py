@@ -26,7 +26,7 @@ from gradseg.export.trt.make import Job, make, onnx_beside, write_made, write_on
 from gradseg.export.trt.manifest import rebuild_arguments, rebuild_options
 from gradseg.export.trt.options import PRECISIONS, add_build_arguments, check_options, options_from
 from gradseg.export.trt.prepare import prepare
-from gradseg.graphs.inputs import check_out
+from gradseg.graphs.load import check_out
 from gradseg.models.spec import parse_size
 from gradseg.runtime.cuda.gpu import find_gpu
 

@@ -10,7 +10,6 @@ OUT/work: an interrupted run goes on there, and a repeat measures nothing twice.
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import tempfile
@@ -32,9 +31,8 @@ from gradseg.export.tuning.state import Store, source_fingerprint
 from gradseg.graphs.foreign.spec import OPTIONS
 from gradseg.graphs.frames import open_frames
 from gradseg.models.spec import parse_size
+from gradseg.runtime.sources.grammar import LIVE
 
-# sources that do not show the same frames twice
-LIVE = re.compile(r"cam\d+$|/dev/|csi:|rtsps?:|v4l2:")
 LEAST_BUDGET = 1.0
 
 

@@ -12,7 +12,7 @@ from gradseg.benchmarks.common.job import Job
 from gradseg.benchmarks.common.untrained import untrained_network
 from gradseg.benchmarks.survey.base import FRAMES, LOGITS
 from gradseg.data.scenes.frames import SceneVideo
-from gradseg.graphs.onnx_export import onnx_from_checkpoint
+from gradseg.graphs.from_torch import onnx_from_checkpoint
 from gradseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gradseg.models.counts import count
 from gradseg.models.spec import ARCHS, spec_for

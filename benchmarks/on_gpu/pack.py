@@ -163,7 +163,7 @@ def _pack_model(
 def _converted(path: Path, name: str, job: Job, say: Say) -> tuple[ModelSpec, Forms]:
     """The network in every precision, for weakly and for strongly typed builders."""
     from gradseg.export.trt.forms import onnx_for_trt
-    from gradseg.graphs.inputs import model_from_checkpoint
+    from gradseg.graphs.load import model_from_checkpoint
 
     loaded = model_from_checkpoint(str(path), name, job.input_hw, _other_data(job))
     args = _arguments(path, job)

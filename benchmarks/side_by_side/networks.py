@@ -38,7 +38,7 @@ def spec_of(job: Job) -> ModelSpec:
 def export_logits(job: Job) -> Path:
     """The network as PyTorch's exporter writes it, float32 `input` (1, 3, h, w) → `logits` (1, C, h, w), kept as
     logits.onnx. BatchNorm is folded by the exporter where it can; no pass of GradSeg's has touched it."""
-    from gradseg.graphs.onnx_export import onnx_from_torch
+    from gradseg.graphs.from_torch import onnx_from_torch
 
     path = job.folder / LOGITS
     if not path.is_file():

@@ -13,7 +13,7 @@ from gradseg.base.files import require_file, sha256_of
 from gradseg.data.base import Dataset
 from gradseg.graphs.foreign.spec import OPTIONS
 from gradseg.graphs.graph import is_quantised
-from gradseg.graphs.inputs import Loaded, load_any
+from gradseg.graphs.load import Loaded, load_any
 
 DAMAGED = "its entry 'quantisation' is damaged; fine-tune again"
 

@@ -19,7 +19,7 @@ from gradseg.calibration.ranges.ranges_file import RangesFile
 from gradseg.data.specs import is_spec, open_data
 from gradseg.graphs.frames import default_source, open_frames
 from gradseg.graphs.graph import is_quantised
-from gradseg.graphs.inputs import Loaded, load_any
+from gradseg.graphs.load import Loaded, load_any
 from gradseg.models.spec import ModelSpec
 from gradseg.runtime.preprocess import Preprocessor
 

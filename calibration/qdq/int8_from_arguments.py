@@ -28,7 +28,7 @@ from gradseg.data.specs import SCHEMES, is_spec, open_data
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source, other_scenes
 from gradseg.graphs.graph import is_quantised, rewritten
-from gradseg.graphs.inputs import Loaded
+from gradseg.graphs.load import Loaded
 from gradseg.graphs.passes.dense_groups import dense_groups
 from gradseg.graphs.passes.rows_head import rows_head
 

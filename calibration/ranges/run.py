@@ -16,7 +16,7 @@ from gradseg.calibration.ranges.ranges_file import RangesFile, model_fingerprint
 from gradseg.commands import command
 from gradseg.graphs.frames import open_frames
 from gradseg.graphs.graph import is_quantised
-from gradseg.graphs.inputs import Loaded, load_any
+from gradseg.graphs.load import Loaded, load_any
 
 WORST = 5  # tensors listed as the most clipped
 ALL = 1 << 30  # frames of a validation set

@@ -14,7 +14,7 @@ from gradseg.graphs import verify
 from gradseg.graphs.forms import float_form
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.graph import is_quantised
-from gradseg.graphs.inputs import Loaded, frames_text
+from gradseg.graphs.load import Loaded, frames_text
 from gradseg.graphs.sessions import OnnxRunner, scores_of
 
 

@@ -20,7 +20,7 @@ from gradseg.graphs import verify
 from gradseg.graphs.borders import as_written, finished_like
 from gradseg.graphs.frames import default_source, open_frames
 from gradseg.graphs.graph import Graph, is_quantised
-from gradseg.graphs.inputs import Loaded, frames_text
+from gradseg.graphs.load import Loaded, frames_text
 from gradseg.graphs.passes.emulate_half import emulate_half
 from gradseg.graphs.passes.float_labels import float_labels
 from gradseg.graphs.passes.raise_opset import opset_of, raised

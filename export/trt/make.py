@@ -16,7 +16,7 @@ from gradseg.export.trt.prepare import Prepared
 from gradseg.export.trt.verify import NOT_RUN, Verified, verified
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.inputs import write_out
+from gradseg.graphs.load import write_out
 from gradseg.runtime.cuda.gpu import Gpu
 from gradseg.runtime.engines.trt_manifest import OLDEST_COMPATIBLE, read_manifest
 

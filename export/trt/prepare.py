@@ -16,7 +16,7 @@ from gradseg.commands import command
 from gradseg.export.trt.verify import Reference
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
-from gradseg.graphs.inputs import frames_text, refuse_checkpoint_options
+from gradseg.graphs.load import frames_text, refuse_checkpoint_options
 from gradseg.models import metadata
 from gradseg.models.spec import ModelSpec, parse_size
 
@@ -157,7 +157,7 @@ def _converted(args: argparse.Namespace, wanted: str, typed: bool) -> Prepared:
         )
     from gradseg.export.trt.forms import onnx_for_trt
     from gradseg.graphs.borders import check_borders, with_borders
-    from gradseg.graphs.inputs import load_any
+    from gradseg.graphs.load import load_any
 
     loaded = load_any(args)
     made = onnx_for_trt(loaded, args, wanted, typed)

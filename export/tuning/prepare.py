@@ -18,7 +18,7 @@ from gradseg.export.tuning.state import Store
 from gradseg.graphs.forms import FORMS, float_forms
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.graph import is_quantised, rewritten
-from gradseg.graphs.inputs import Loaded, load_any, load_checkpoint_for, size_of, write_out
+from gradseg.graphs.load import Loaded, load_any, load_checkpoint_for, size_of, write_out
 from gradseg.graphs.passes.rows_head import rows_head
 
 Say = Callable[[str], None]

@@ -132,12 +132,12 @@ def build(given: Dict[str, Any]) -> List[Path]:
 
         model = onnx.load(str(source))
         if given["how"] == "openvino":
-            from gradseg.export.ir.files import write_ir
-            from gradseg.export.ir.make import openvino_form
+            from gradseg.export.openvino_ir.files import write_ir
+            from gradseg.export.openvino_ir.make import openvino_form
 
             write_ir(openvino_form(model), out, given["hint"], given["pinning"])
             return [out, out.with_suffix(".bin")]
-        from gradseg.export.gsn.lower import native_program
+        from gradseg.export.native.lower import native_program
         from gradseg.runtime.native.library import native_isa
 
         if native_isa() is None:  # asked here, where a library that crashes harms nobody

@@ -83,6 +83,6 @@ typedef struct {
 #define GS_NEON_I8MM
 #endif
 
-extern const gs_kernels gs_kernels_avx512, gs_kernels_avxvnni, gs_kernels_avx2, gs_kernels_i8mm, gs_kernels_dotprod,
+extern const gs_kernels gs_kernels_avx512, gs_kernels_avxvnni, gs_kernels_avx2, gs_kernels_neon_i8mm, gs_kernels_neon_dotprod,
     gs_kernels_scalar;
 #endif

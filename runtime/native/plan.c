@@ -20,10 +20,10 @@ static const gs_kernels *const ALL[] = {
     &gs_kernels_avx2,
 #endif
 #ifdef GS_NEON_I8MM
-    &gs_kernels_i8mm,
+    &gs_kernels_neon_i8mm,
 #endif
 #ifdef GS_NEON
-    &gs_kernels_dotprod,
+    &gs_kernels_neon_dotprod,
 #endif
     &gs_kernels_scalar,
 };

@@ -24,6 +24,7 @@ from gradseg.runtime.sources.cameras import CsiCamera, NetworkCamera, UsbCamera
 from gradseg.runtime.sources.recordings import ImageSequence, SceneSource, VideoFile
 from gradseg.runtime.sources.source import Source
 
+LIVE = re.compile(r"cam\d+$|/dev/|csi:|rtsps?:|v4l2:")  # what does not show the same frames twice
 GRAMMAR = (
     "a video or image file, a folder of images, a wildcard in quotes, cam0, /dev/video0, csi://0, rtsp://…, or scenes:"
 )

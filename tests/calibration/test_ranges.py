@@ -256,7 +256,7 @@ def test_limits_win_over_scales_that_were_edited_too(written: Path) -> None:
 
 
 def test_a_checkpoint_and_its_onnx_file_have_one_fingerprint(tmp_path: Path) -> None:
-    from gradseg.graphs.onnx_export import onnx_from_checkpoint
+    from gradseg.graphs.from_torch import onnx_from_checkpoint
 
     path = tmp_path / "m.onnx"
     onnx.save(exported(), str(path))

@@ -14,11 +14,11 @@ from gradseg.calibration.qdq.int8 import observed_tensors
 from gradseg.calibration.qdq.native_form import native_form, reference_form
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.targets import TARGETS
-from gradseg.export.gsn.lower import native_program
-from gradseg.export.gsn.reader import NotLowered
+from gradseg.export.native.lower import native_program
+from gradseg.export.native.reader import NotLowered
 from gradseg.graphs.deployment import deployment_from_logits
+from gradseg.graphs.from_torch import onnx_from_checkpoint
 from gradseg.graphs.graph import Graph
-from gradseg.graphs.onnx_export import onnx_from_checkpoint
 from gradseg.graphs.passes.rows_head import rows_head
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.spec import ARCHS

@@ -12,7 +12,7 @@ import pytest
 from export_toys import SCENES, checkpoint, exported, frames, one_torch_thread  # noqa: F401
 
 import gradseg.calibration.calibrate as calibrate
-import gradseg.export.ir.make as openvino_make
+import gradseg.export.openvino_ir.make as openvino_make
 import gradseg.export.to_openvino as to_openvino
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.plan import plan_for

@@ -22,8 +22,8 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8 import Settings
 from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.quantise import count_quantised
-from gradseg.export.ir import files as openvino_ir
-from gradseg.export.ir.make import openvino_form
+from gradseg.export.openvino_ir import files as openvino_ir
+from gradseg.export.openvino_ir.make import openvino_form
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.graphs.ties import Decided
 from gradseg.models.spec import spec_for

@@ -20,7 +20,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.options import add_foreign_arguments, add_model_arguments
 from gradseg.graphs.foreign import convert as foreign
 from gradseg.graphs.foreign.spec import Given, given_by, given_in, spec_from
-from gradseg.graphs.inputs import load_any, model_from_onnx
+from gradseg.graphs.load import load_any, model_from_onnx
 from gradseg.models import metadata
 from gradseg.models.spec import spec_for
 from gradseg.runtime.preprocess import normalised_chw

@@ -14,11 +14,11 @@ from onnx import TensorProto
 
 import gradseg.export.to_onnx as to_onnx
 import gradseg.export.to_ort as to_ort
-import gradseg.graphs.onnx_export as onnx_export
+import gradseg.graphs.from_torch as onnx_export
 from gradseg.base.errors import GradsegError
 from gradseg.graphs import verify
-from gradseg.graphs.inputs import model_from_onnx
-from gradseg.graphs.onnx_export import onnx_from_checkpoint
+from gradseg.graphs.from_torch import onnx_from_checkpoint
+from gradseg.graphs.load import model_from_onnx
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models import metadata
 from gradseg.models.checkpoint import Checkpoint, save_checkpoint

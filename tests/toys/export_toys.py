@@ -60,7 +60,7 @@ def checkpoint(arch: str = "dg2-star-light", seed: int = 0, **preprocessing: Any
 @functools.cache
 def exported(arch: str = "dg2-star-light") -> onnx.ModelProto:
     """Its deployment form; do not change it in place."""
-    from gradseg.graphs.onnx_export import onnx_from_checkpoint
+    from gradseg.graphs.from_torch import onnx_from_checkpoint
 
     return onnx_from_checkpoint(checkpoint(arch))
 

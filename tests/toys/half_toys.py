@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gradseg.export.trt.forms import emulated
 from gradseg.export.trt.half_ranges import kept_in_float, magnitudes
-from gradseg.graphs.inputs import Loaded
+from gradseg.graphs.load import Loaded
 from gradseg.graphs.sessions import OnnxRunner
 
 

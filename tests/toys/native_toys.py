@@ -14,7 +14,7 @@ from native_reference import step
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8 import Settings, calibrated, int8_from_calibrated
 from gradseg.calibration.qdq.native_form import native_form, reference_form
-from gradseg.export.gsn.lower import lowered
+from gradseg.export.native.lower import lowered
 from gradseg.graphs.sessions import OnnxRunner, exposed
 from gradseg.models.spec import ModelSpec, distinct_palette
 from gradseg.runtime.native.checks import halo_needed

@@ -28,8 +28,8 @@ from gradseg.calibration.qdq.qat_onnx import int8_from_qat
 from gradseg.calibration.qdq.quantise import WeightSettings, count_quantised, quantised
 from gradseg.calibration.qdq.targets import Quantisation
 from gradseg.data.specs import open_data
+from gradseg.graphs.from_torch import onnx_from_checkpoint
 from gradseg.graphs.graph import Graph
-from gradseg.graphs.onnx_export import onnx_from_checkpoint
 from gradseg.graphs.passes.dense_groups import dense_groups
 from gradseg.graphs.passes.rows_head import rows_head
 from gradseg.graphs.sessions import OnnxRunner

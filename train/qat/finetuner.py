@@ -22,7 +22,7 @@ from gradseg.calibration.qdq.plan import plan_for
 from gradseg.calibration.qdq.quantise import WeightSettings
 from gradseg.calibration.qdq.repair import bias_corrected
 from gradseg.data.base import Dataset
-from gradseg.graphs.onnx_export import onnx_from_checkpoint
+from gradseg.graphs.from_torch import onnx_from_checkpoint
 from gradseg.graphs.sessions import OnnxRunner
 from gradseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gradseg.models.networks.erfnet import SegNetwork

@@ -11,7 +11,7 @@ import torch
 from gradseg.base.errors import GradsegError
 from gradseg.base.files import refuse_inputs, write_json
 from gradseg.base.options import check_threads
-from gradseg.graphs.inputs import load_checkpoint_for
+from gradseg.graphs.load import load_checkpoint_for
 from gradseg.models.checkpoint import Checkpoint
 from gradseg.models.spec import STRIDE, size_problem
 from gradseg.train.feed.batches import Cached

@@ -65,7 +65,7 @@ def test_uint8_activations_are_explained(rtx: Tuple[str, Any]) -> None:
 
 
 def test_the_logits_form_is_refused_before_building(rtx: Tuple[str, Any]) -> None:
-    from gradseg.graphs.onnx_export import onnx_from_checkpoint
+    from gradseg.graphs.from_torch import onnx_from_checkpoint
 
     model = onnx_from_checkpoint(checkpoint(), logits=True)
     with pytest.raises(GradsegError, match=r"input is .*; expected uint8 \(1, 64, 96, 3\), the deployment form"):

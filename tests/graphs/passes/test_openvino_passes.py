@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_passes import HW, Nodes, head_model, model_of, normal, operators, passed, run
 
-from gradseg.export.ir.make import openvino_form
+from gradseg.export.openvino_ir.make import openvino_form
 from gradseg.graphs.graph import Graph
 from gradseg.graphs.passes.columns_head import columns_head
 from gradseg.graphs.passes.label_head import label_head

@@ -17,7 +17,7 @@ from test_native_program import every_kind
 
 from gradseg.base.errors import GradsegError
 from gradseg.export import to_native
-from gradseg.export.gsn.lower import native_program
+from gradseg.export.native.lower import native_program
 from gradseg.graphs.deployment import deployment_from_logits
 from gradseg.models.checkpoint import save_checkpoint
 from gradseg.runtime.engines.native import NativeEngine

@@ -9,7 +9,7 @@
 #include "simd_neon.h"
 
 static int available(void) { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; } /* HWCAP_ASIMDDP */
-#define KERNELS gs_kernels_dotprod
+#define KERNELS gs_kernels_neon_dotprod
 #define KERNELS_NAME "neon-dotprod"
 #include "kernels_body.h"
 #if defined(__clang__)

@@ -10,7 +10,7 @@
 #include "simd_neon.h"
 
 static int available(void) { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; } /* HWCAP2_I8MM */
-#define KERNELS gs_kernels_i8mm
+#define KERNELS gs_kernels_neon_i8mm
 #define KERNELS_NAME "neon-i8mm"
 #include "kernels_body.h"
 #if defined(__clang__)

@@ -12,11 +12,11 @@ from typing import Any, List
 from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8_from_arguments import ENOUGH, int8_for, verification_source
 from gradseg.calibration.qdq.targets import OPENVINO
-from gradseg.export.ir.files import write_ir
+from gradseg.export.openvino_ir.files import write_ir
 from gradseg.graphs import verify
 from gradseg.graphs.frames import default_source
 from gradseg.graphs.graph import Graph, is_quantised
-from gradseg.graphs.inputs import Loaded, frames_text
+from gradseg.graphs.load import Loaded, frames_text
 from gradseg.graphs.passes.columns_head import columns_head
 from gradseg.graphs.passes.unshield_floats import unshield_floats
 from gradseg.graphs.sessions import OnnxRunner, scores_of

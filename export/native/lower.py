@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 
 from gradseg.calibration.qdq.plan import COMPUTE, fused_branch, is_relu
-from gradseg.export.gsn import ops
-from gradseg.export.gsn.head import head_of
-from gradseg.export.gsn.ops import Convolution, Stored, Target
-from gradseg.export.gsn.reader import (
+from gradseg.export.native import ops
+from gradseg.export.native.head import head_of
+from gradseg.export.native.ops import Convolution, Stored, Target
+from gradseg.export.native.reader import (
     SHUFFLE,
     NotLowered,
     Reader,

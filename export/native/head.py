@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from gradseg.export.gsn.reader import NotLowered, Reader, windows
+from gradseg.export.native.reader import NotLowered, Reader, windows
 from gradseg.graphs.graph import attribute
 from gradseg.graphs.passes.columns_head import find_head
 from gradseg.graphs.passes.rows_head import Head as BlockHead

@@ -13,7 +13,7 @@ from gradseg.base.errors import GradsegError
 from gradseg.calibration.qdq.int8_from_arguments import Int8, int8_lines, verification_source
 from gradseg.calibration.qdq.native_form import reference_form
 from gradseg.graphs import verify
-from gradseg.graphs.inputs import Loaded
+from gradseg.graphs.load import Loaded
 from gradseg.graphs.sessions import OnnxRunner, scores_of
 from gradseg.runtime.engines.native import NativeEngine
 

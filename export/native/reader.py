@@ -10,7 +10,7 @@ import onnx
 
 from gradseg.base.errors import GradsegError
 from gradseg.commands import command
-from gradseg.export.gsn.ops import Convolution, Stored, deconvolution_parts
+from gradseg.export.native.ops import Convolution, Stored, deconvolution_parts
 from gradseg.graphs.graph import Graph, attribute, shapes_of
 from gradseg.graphs.passes.fold_batchnorm import shuffle_before
 from gradseg.graphs.passes.fold_input import dense_weight

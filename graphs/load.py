@@ -93,7 +93,7 @@ def model_from_checkpoint(
     """Exports a checkpoint and verifies it against PyTorch on real frames; GradsegError if it does not hold."""
     need(path, "export", "onnx", "onnxsim", "onnxruntime")
     ckpt = load_checkpoint_for(path, arch, size_hw)
-    from gradseg.graphs.onnx_export import onnx_from_checkpoint
+    from gradseg.graphs.from_torch import onnx_from_checkpoint
 
     model = onnx_from_checkpoint(ckpt, logits=logits)
     batches = verify.verification_batches(data or default_source(ckpt.spec.input_hw), ckpt.spec.input_hw)
