@@ -16,6 +16,7 @@ from gradseg.base.options import add, add_common, command_parser
 from gradseg.commands import command
 from gradseg.export import tune
 from gradseg.runtime import run_video
+from gradseg.runtime.sources.grammar import LIVE
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "assets" / "dg2-star-light.pth"
@@ -46,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     add_common(parser, "--size")
     arguments = parser.parse_args(argv)
     out: Path = arguments.out
-    live = tune.LIVE.match(arguments.source) is not None
+    live = LIVE.match(arguments.source) is not None
     recorded = not live and not arguments.source.startswith("scenes:")
     tuned = out / "tuned"
     words = [str(arguments.checkpoint), "--data", arguments.data, "-o", str(tuned)]
