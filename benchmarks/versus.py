@@ -142,7 +142,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     plan = plan_of(args)
-    need("the comparison", "export", "torch", "onnx", "onnxruntime")
+    need("the comparison", "export", "torch", "onnx", "onnxruntime", *(["jinja2"] if args.html else []))
     result = measure(plan)
     print(table(result))
     if args.json:

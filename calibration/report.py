@@ -49,7 +49,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.samples < 0:
         raise GradsegError(f"--samples {args.samples}: expected 0 (no latency) or more")
     check_threads(args.threads)
-    need("the report", "export", "onnx", "onnxruntime", "matplotlib")
+    need("the report", "export", "onnx", "onnxruntime", "matplotlib", "jinja2")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _main(args: argparse.Namespace, out: Path, words: List[str]) -> int:
     deadline = Deadline(args.time_budget)
     _check(args, out)
-    need(args.model, "export", "onnx", "onnxruntime")
+    need(args.model, "export", "onnx", "onnxruntime", "jinja2")
     from gradseg.export.tuning.result import write_result
     from gradseg.export.tuning.run import tuned
 

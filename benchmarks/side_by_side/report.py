@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gradseg.base.files import atomic_path
-from gradseg.base.markup import ABSENT, bullets, document, percent, tag
-from gradseg.base.markup import table as html_table
+from gradseg.base.pages import ABSENT, percent, rendered
 from gradseg.benchmarks.common.job import INPUT_HW
 from gradseg.benchmarks.common.tables import aligned
 from gradseg.benchmarks.side_by_side.jobs import TUNED
@@ -121,28 +119,13 @@ def page(result: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
 
     figure = new_figure(9.5, 6, "--html")
     draw(figure.add_subplot(), result, ceilings)
-    lost = [f"{e['name']}, {e['model']}: {e['reason']}" for e in result["conditions"]["unavailable"]]
-    about = f"From a decoded frame to labels at its size, input {INPUT_HW[0]}x{INPUT_HW[1]}; pipelines took turns."
-    parts = [
-        tag("h1", "Side by side"),
-        tag("p", about),
-        f'<figure><img src="{uri_of_figure(figure)}" alt="Latency of every pipeline over GMAC"></figure>',
-        tag("h2", "What is asked"),
-        bullets(decisive(result["ratios"])),
-        tag("pre", "\n".join(classes_lines(result["ratios"]))),
-        *(model_table(result, model) for model in result["conditions"]["models"]),
-        tag("h2", "Not measured") + bullets(lost) if lost else "",
-        tag("h2", "Conditions"),
-        tag("pre", json.dumps(result["conditions"], indent=2, ensure_ascii=False)),
-    ]
-    return document("Side by side", filter(None, parts))
-
-
-def model_table(result: Mapping[str, Any], model: str) -> str:
-    rows: list[tuple[str, Sequence[str]]] = []
-    for cells in rows_of(result, model):
-        known = result["conditions"]["pipelines"][f"{cells[0]} | {model}"]
-        cells += [known["precision"], percent(known["agreement"], 4)]
-        rows.append(("best" if known["ours"] else "", cells))
-    head = ["Pipeline", *HEAD, "Precision", "Labels as PyTorch's %"]
-    return html_table(f"{model}, {result['conditions']['models'][model]['gmac']:.2f} GMAC", head, rows)
+    return rendered(
+        Path(__file__).with_name("versus.html.j2"),
+        image=uri_of_figure(figure),
+        input_hw=INPUT_HW,
+        head=HEAD,
+        ratios=decisive(result["ratios"]),
+        classes=classes_lines(result["ratios"]),
+        rows={model: rows_of(result, model) for model in result["conditions"]["models"]},
+        conditions=result["conditions"],
+    )

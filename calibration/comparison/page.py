@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from gradseg.base.markup import Markup, bullets, document, escaped, percent, points, tag
+from gradseg.base.pages import percent, points, rendered
 from gradseg.calibration.comparison.figures import Picture
-from gradseg.calibration.comparison.tables import (
-    by_name,
-    classes_table,
-    overview,
-    repairs_table,
-    sparsity_text,
-    variants_table,
-)
 from gradseg.calibration.comparison.variants import EMULATED
 from gradseg.calibration.qdq.targets import TARGETS
 
@@ -36,33 +28,44 @@ class Section:
 
 def page(sections: Sequence[Section], conditions: Mapping[str, Any]) -> str:
     """The whole document. `conditions`: as in the JSON."""
-    names = [str(section.row["model"]) for section in sections]
-    links = Markup(" · ".join(f'<a href="#m{i}">{escaped(name)}</a>' for i, name in enumerate(names)))
-    evaluated = f"{conditions.get('frames')} labelled frames of {conditions.get('data')}"
-    parts = [
-        tag("h1", "What INT8 costs"),
-        tag("p", f"Measured on {evaluated}, INT8 calibrated on {conditions.get('calib')}."),
-        tag("p", Markup(f"Models: {links} · <a href='#conditions'>conditions</a>")),
-        tag(
-            "p",
-            f"cpu variants ran in ONNX Runtime on this machine, kernels and all. trt and tidl variants are {EMULATED}; "
-            "their speed is that of their device, and their size that of the ONNX file. The best were chosen on "
-            "the same frames, so differences of a tenth of a point between methods mean little.",
-            "note",
-        ),
-        overview([section.row for section in sections]),
-        *(model_part(section, f"m{index}") for index, section in enumerate(sections)),
-        '<section id="conditions">',
-        tag("h2", "Conditions"),
-        tag("pre", json.dumps(conditions, indent=2, ensure_ascii=False)),
-        "</section>",
-    ]
-    return document(f"INT8: {', '.join(names)}", parts)
+    said = (by_name, compared, note, sparsity_text, verdicts)
+    known = {"sections": sections, "conditions": conditions, "targets": list(TARGETS), "EMULATED": EMULATED}
+    template = Path(__file__).with_name("report.html.j2")
+    return rendered(template, **known, **{each.__name__: each for each in said})
 
 
-def figure(picture: Picture) -> str:
-    image = f'<img src="{escaped(picture.uri)}" alt="{escaped(picture.alt)}">'
-    return f"<figure>{image}<figcaption>{escaped(picture.caption)}</figcaption></figure>"
+def by_name(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(each["name"]): each for each in row["variants"]}
+
+
+def compared(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The best and the naive variant of each target, those that have an mIoU."""
+    known = by_name(row)
+    names = [str(row["best"][key]) for key in (*TARGETS, "tidl_ptq")]
+    names += [name for name, each in known.items() if each["naive"]]
+    return [known[name] for name in dict.fromkeys(names) if name in known and known[name]["miou"] is not None]
+
+
+def note(row: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
+    """What else is to be said of a variant, in words."""
+    keys = [key for key, name in row["best"].items() if name == variant["name"]]
+    said = [f"best for {key}" if key in TARGETS else "best without fine-tuning" for key in keys]
+    if len(said) == 2:  # the best for tidl is one without fine-tuning
+        said = said[:1]
+    if variant["naive"]:
+        said.append("per-tensor min-max, no repair")
+    if variant["qat"]:
+        said.append(f"its own weights in float: {percent(variant['own_float_miou'])} %")
+    if variant.get("sparsity"):
+        said.append(sparsity_text(variant["sparsity"]))
+    return "; ".join(said)
+
+
+def sparsity_text(sparsity: Any) -> str:
+    """What a checkpoint's `info` says of its pruned weights, in words."""
+    if not isinstance(sparsity, Mapping) or not isinstance(sparsity.get("achieved"), (int, float)):
+        return f"pruned ({sparsity})"
+    return f"{100 * float(sparsity['achieved']):.1f} % of its weights are zero ({sparsity.get('asked')} asked for)"
 
 
 def verdicts(row: Mapping[str, Any]) -> list[str]:
@@ -113,45 +116,3 @@ def _worth(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
         return f"{cost}; {size}; it takes {ratio:.2f} of float's time, so float is the better choice on this machine."
     worth = "worth it on this machine" if cheap else "a trade of accuracy for speed on this machine"
     return f"{cost}; {size}; it takes {ratio:.2f} of float's time: {worth}."
-
-
-def model_part(section: Section, anchor: str) -> str:
-    """One model's part of the page."""
-    row = section.row
-    about = f"{row['file']} (sha256 {row['sha256'][:16]}…), input {row['input_hw'][0]}x{row['input_hw'][1]}"
-    if row.get("sparsity"):
-        about += f", {sparsity_text(row['sparsity'])}"
-    failed = [f"{each['name']} failed: {each['error']}" for each in row["variants"] if "error" in each]
-    calibration = row["calibration"]
-    known = f"{calibration['frames']} frames of {calibration['source']}."
-    parts = [
-        f'<section id="{anchor}">',
-        tag("h2", str(row["model"])),
-        tag("p", about, "note"),
-        bullets(verdicts(row)),
-        *(tag("p", line, "bad") for line in failed),
-        figure(section.drops),
-        variants_table(row),
-        tag("h3", "Per class"),
-        classes_table(row),
-        tag("h3", "What each repair does"),
-        repairs_table(row),
-        tag("h3", "Worst tensors"),
-        *(figure(picture) for picture in section.histograms),
-        tag("h3", "Frames"),
-        tag("p", "Labels over the frame; in the pictures in grey, the pixels whose label changed are magenta."),
-        legend(section.legend),
-        *('<div class="frames">' + "".join(figure(p) for p in line) + "</div>" for line in section.frames),
-        tag("h3", "Calibration"),
-        tag("p", known + ("" if calibration["warnings"] else " Nothing is wrong with them.")),
-        bullets(calibration["warnings"]) if calibration["warnings"] else "",
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def legend(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> str:
-    items = "".join(
-        f'<li><span style="background:rgb({r},{g},{b})"></span>{escaped(name)}</li>' for name, (r, g, b) in classes
-    )
-    return f'<ul class="legend">{items}</ul>'

@@ -57,7 +57,7 @@ def write_result(found: Tuned, args: argparse.Namespace, out: Path, words: Seque
         "candidates": [row(record, decision, base) for record in ordered(found.records)],
         "conditions": {**found.session["conditions"], "command": command("export/tune.py", *words)},
     }
-    text = page(result, found.records, decision)
+    text = page(result)
     write_json(out / "tune.json", result)
     write_text(out / "tune.html", text)
     old = "nothing is new since it was measured, so the figures are those (--force measures again)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Sequence
 
-from gradseg.base.markup import points
+from gradseg.base.pages import points
 from gradseg.export.tuning.state import Record
 from gradseg.export.tuning.verdict import (
     MARGIN,

@@ -26,7 +26,18 @@ from gradseg.runtime import Segmenter
 from gradseg.runtime.engines import shipped
 
 DOORS = ("train", "export", "calibration", "runtime", "benchmarks")
-HEAVY = ("torch", "onnx", "onnxruntime", "matplotlib", "openvino", "tensorrt", "rich", "lightning_fabric", "onnxsim")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "openvino",
+    "tensorrt",
+    "rich",
+    "lightning_fabric",
+    "onnxsim",
+    "jinja2",
+)
 KINDS = (".onnx", ".xml", ".gsn", ".pth", ".plan", ".engine", "name")
 SCRIPT = """
 import contextlib, io, sys

@@ -27,6 +27,7 @@ BLOCKED = (
     "cuda",
     "pycuda",
     "onnxsim",
+    "jinja2",
 )
 PYTHON_3_8 = sorted({*device_files(), *ruffs_python_3_8()})
 

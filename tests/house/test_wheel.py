@@ -86,7 +86,12 @@ def pure(wheel: Path, sources: Path) -> Path:
 @pytest.mark.parametrize("name", ["wheel", "pure"])
 def test_wheel_holds_every_module(name: str, request: pytest.FixtureRequest) -> None:
     inside = set(zipfile.ZipFile(request.getfixturevalue(name)).namelist())
-    expected = {f"gradseg/{path.relative_to(ROOT)}" for name in FLOORS for path in (ROOT / name).rglob("*.py")}
+    expected = {
+        f"gradseg/{path.relative_to(ROOT)}"
+        for name in FLOORS
+        for path in (ROOT / name).rglob("*")
+        if path.suffix in (".py", ".j2")
+    }
     assert expected <= inside
     assert {"gradseg/py.typed", *(f"gradseg/weights/dg2-star-light.{suffix}" for suffix in ("gsn", "onnx"))} <= inside
     assert not [path for path in inside if path.endswith((".pth", ".c", ".h"))]
