@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
+from gradseg.commands import ROOT
+
 # libraries whose version changes a result or a latency; reported if they are loaded
 LIBRARIES = ("numpy", "cv2", "onnxruntime", "onnx", "torch", "tensorrt", "tensorrt_rtx", "openvino", "gradseg")
 ENGINE_CODE = ("base", "models", "data", "runtime", "graphs", "calibration", "export")
@@ -124,12 +126,11 @@ def _versions() -> Dict[str, str]:
 
 def _commit() -> Optional[Dict[str, Any]]:
     """Hash and dirty flag of the repository that this file lies in; None for an installed package."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
     try:
-        head = _git(root, "rev-parse", "HEAD").strip()
-        return {"hash": head, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no").strip())}
+        head = _git(ROOT, "rev-parse", "HEAD").strip()
+        return {"hash": head, "dirty": bool(_git(ROOT, "status", "--porcelain", "--untracked-files=no").strip())}
     except (OSError, subprocess.SubprocessError):
         return None
 

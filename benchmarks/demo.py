@@ -13,12 +13,11 @@ from typing import Any, Optional
 from gradseg.base.errors import GradsegError, run_main
 from gradseg.base.files import write_json
 from gradseg.base.options import add, add_common, command_parser
-from gradseg.commands import command
+from gradseg.commands import ROOT, command
 from gradseg.export import tune
 from gradseg.runtime import run_video
 from gradseg.runtime.sources.grammar import LIVE
 
-ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "assets" / "dg2-star-light.pth"
 CALIBRATION = "scenes:frames=24,seed=101"
 LIVE_FRAMES = 300

@@ -31,10 +31,11 @@ from gradseg.benchmarks.common.process import Worker, WorkerError
 from gradseg.benchmarks.common.tables import aligned
 from gradseg.benchmarks.common.turns import Rounds, take_turns
 from gradseg.benchmarks.survey.base import ENGINES, FRAMES, engine
+from gradseg.commands import ROOT
 from gradseg.models.spec import parse_size
 from gradseg.runtime.loop.latency import SETTLE, TURN
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = ROOT / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
 REFERENCE = ("onnxruntime", "fp32")
 CONVERT_S, OPEN_S, HELLO_S = 1800, 300, 120

@@ -32,13 +32,14 @@ from gradseg.benchmarks.ceilings.ceilings import (
     placed,
     totals,
 )
+from gradseg.commands import ROOT
 from gradseg.models.spec import ARCHS, parse_size
 from gradseg.runtime.engines.ov import HINT, read_ir_metadata
 
 if TYPE_CHECKING:
     from gradseg.benchmarks.ceilings.profiles import Profile
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = ROOT / "assets"
 NETWORKS = (str(ASSETS / "dg2-star-light.pth"), str(ASSETS / "dg4-star-light.pth"), "erfnet")
 ENGINES = ("onnxruntime", "openvino", "native")
 SUFFIXES = (".pth", ".onnx", ".xml", ".gsn")

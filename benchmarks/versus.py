@@ -22,10 +22,11 @@ from gradseg.base.options import add_common, check_threads, command_parser
 from gradseg.base.packages import need
 from gradseg.benchmarks.common.job import INPUT_HW
 from gradseg.benchmarks.common.turns import SETTLE, TURN
-from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, KINDS, MODELS, ROOT, Kind, make_jobs, versions_of
+from gradseg.benchmarks.side_by_side.jobs import FRAME_HW, KINDS, MODELS, Kind, make_jobs, versions_of
 from gradseg.benchmarks.side_by_side.ratios import read_ceilings
 from gradseg.benchmarks.side_by_side.report import page, table, write_plot
 from gradseg.benchmarks.side_by_side.run import Plan, Run
+from gradseg.commands import ROOT
 from gradseg.data.specs import open_data
 
 SHARED = Path(os.path.relpath(ROOT.parent / "shared" / "data"))

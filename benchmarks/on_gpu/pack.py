@@ -29,13 +29,14 @@ from gradseg.benchmarks.on_gpu.counts import counts_of
 from gradseg.benchmarks.on_gpu.floors import FLOAT_BYTES
 from gradseg.benchmarks.on_gpu.index import BORDERS, DECIDED, FORMAT, INDEX, NETWORKS, PRECISIONS, UNDECIDED
 from gradseg.benchmarks.on_gpu.labels import Labeller
+from gradseg.commands import ROOT
 from gradseg.data.base import Dataset, spread
 from gradseg.data.specs import open_data
 from gradseg.graphs.frames import frame_name
 from gradseg.models.spec import ModelSpec, spec_for
 from gradseg.runtime.preprocess import Preprocessor
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = ROOT / "assets"
 SCENES = "scenes:frames=64,seed=1000,size=360x480"  # other scenes than those of calibration
 MIB = 1 << 20
 REACH = 48 * MIB  # of LZMA: all forms of the largest network

@@ -20,10 +20,9 @@ from gradseg.base.errors import GradsegError
 from gradseg.base.files import require_file, sha256_of, write_json
 from gradseg.base.packages import install
 from gradseg.benchmarks.common.job import INPUT_HW, Job, missing
-from gradseg.commands import command
+from gradseg.commands import ROOT, command
 from gradseg.models.spec import ARCHS
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("erfnet", "d-star-light", "dg2-star-light", "dg4-star-light")
 FRAME_HW = (540, 960)
 ENGINE_SUFFIXES = (".onnx", ".xml", ".gsn")

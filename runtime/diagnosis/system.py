@@ -18,6 +18,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+from gradseg.commands import ROOT
 from gradseg.runtime.diagnosis.probes import MARK
 
 COMMAND_S = 10.0
@@ -104,14 +105,13 @@ class System:
         with contextlib.suppress(*SUPPRESSED):
             free = shutil.disk_usage(".").free
         compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"  # as setuptools finds it
-        root = Path(__file__).resolve().parents[2]
         return {
             "machine": platform.machine(),
             "system": platform.system(),
             "cores": os.cpu_count(),
             "disk_free": free,
             "compiler": shutil.which(compiler.split()[0]),
-            "clone": str(root) if (root / "setup.py").is_file() else None,
+            "clone": str(ROOT) if (ROOT / "setup.py").is_file() else None,
         }
 
     def _at(self, path: str) -> Path:
